@@ -1,0 +1,114 @@
+// One call of one op: reads the arguments, checks them against the schema, makes the results, runs a variant.
+//
+// The check here is the quick one: it says yes or no. On "no" the arguments go to sparsekern.backend.explain, which
+// binds the schema again in Python and raises a message that names the op, the argument, what came and what was
+// expected. Values (ids, ranges of options) are checked by the op's own binding with fail(), before any write.
+#pragma once
+#include <pybind11/pybind11.h>
+
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "bindings/schema.h"
+#include "core/arena.h"
+#include "core/cpu_features.h"
+#include "core/parallel.h"
+#include "core/tensor_view.h"
+
+namespace sk {
+
+struct OptionValue {
+  bool present = false;
+  int64_t integer = 0;  // also of bool, choice (its position) and dtype
+  double real = 0;
+  int count = 0;
+  int64_t integers[8] = {};
+};
+
+struct Refused {  // the schema does not fit; Python will say why
+  const char* reason;
+};
+struct BadValue {  // a value is wrong; complete but for the op's name
+  std::string message;
+};
+
+// fail("top_k is ", 9, ", expected 1 to ", experts)
+template <class... Parts>
+[[noreturn]] void fail(const Parts&... parts) {
+  std::string message;
+  const auto add = [&](const auto& part) {
+    if constexpr (std::is_arithmetic_v<std::decay_t<decltype(part)>>)
+      message += std::to_string(part);
+    else
+      message += part;
+  };
+  (add(parts), ...);
+  throw BadValue{message};
+}
+
+class Call {
+ public:
+  explicit Call(const Schema& schema);
+
+  void read(PyObject* const* values);  // args, options, out
+
+  const TensorView& arg(int i) const { return args_[i]; }
+  const OptionValue& option(int i) const { return options_[i]; }
+  int64_t integer(int i) const { return options_[i].integer; }
+  bool flag(int i) const { return options_[i].integer != 0; }
+  float real(int i) const { return static_cast<float>(options_[i].real); }
+  // A size that the schema names; -1 where it is not known.
+  int64_t size(const char* symbol) const;
+  // An index tensor as contiguous int32 whichever it came in; what int32 cannot hold becomes INT32_MIN.
+  const int32_t* indices(int i);
+  Scratch& scratch() { return scratch_; }
+
+  void set_size(const char* symbol, int64_t value);  // one that is known from values only
+  void make_outputs();
+  const TensorView& out(int i) const { return outs_[i]; }
+
+  // Runs the first variant that this machine can run, without the interpreter's lock.
+  template <class Args, int N>
+  void run(const Variant<Args> (&rows)[N], const Args& args) {
+    const Variant<Args>& row = pick(rows);
+    implementation_ = row.name;
+    const pybind11::gil_scoped_release unlocked;
+    const PlainFloats plain;
+    row.run(args);
+  }
+  const char* implementation() const { return implementation_; }
+  pybind11::object result();
+
+ private:
+  void read_tensor_arg(int i, PyObject* value);
+  void read_option(int i, PyObject* value);
+  void bind_sizes();
+  bool fits(const ShapeSpec& spec, const TensorView& t, bool packed);
+  int64_t evaluate(const Term& term) const;
+  int symbol(const char* name) const;
+  Dtype out_dtype(const OutSpec& spec) const;
+  void take_output(size_t i, PyObject* value, Dtype dtype, int rank, const int64_t* shape);
+
+  static constexpr int kMax = 24;  // arguments, options, results, sizes
+
+  const Schema& schema_;
+  TensorView args_[kMax], outs_[kMax];
+  OptionValue options_[kMax];
+  int64_t sizes_[2 * kMax];
+  const TensorView* batch_ = nullptr;  // whose leading dimensions count
+  int batch_rank_ = 0;
+  PyObject* out_ = nullptr;
+  pybind11::object results_[kMax];
+  Scratch scratch_;
+  const char* implementation_ = "";
+};
+
+// What a binding file offers to module.cpp.
+struct Binding {
+  const char* name;
+  const char* arguments;  // names of tensors and options in order, checked against the schema
+  void (*run)(Call&);
+};
+
+}  // namespace sk

@@ -1,0 +1,71 @@
+#include "bindings/schema.h"
+
+#include <pybind11/stl.h>
+
+namespace py = pybind11;
+
+namespace sk {
+namespace {
+
+ShapeSpec read_shape(const py::handle& batched, const py::handle& terms) {
+  ShapeSpec shape;
+  shape.batched = batched.cast<bool>();
+  for (const py::handle term : terms) {
+    Term tokens;
+    for (const auto& [kind, value] : term.cast<std::vector<std::pair<int, int64_t>>>())
+      tokens.push_back({static_cast<Token::Kind>(kind), value});
+    shape.terms.push_back(tokens);
+  }
+  return shape;
+}
+
+OptionKind kind_of(const std::string& name) {
+  if (name == "int") return OptionKind::integer;
+  if (name == "float") return OptionKind::real;
+  if (name == "bool") return OptionKind::boolean;
+  if (name == "enum") return OptionKind::choice;
+  if (name == "dtype") return OptionKind::dtype;
+  return OptionKind::integers;
+}
+
+}  // namespace
+
+// The fields are those of Op.compiled() in sparsekern/schema.py, in its order.
+Schema::Schema(const py::tuple& record) : name(record[0].cast<std::string>()) {
+  symbol_names = record[1].cast<std::vector<std::string>>();
+  for (const py::handle h : record[2]) {
+    const auto a = h.cast<py::tuple>();
+    args.push_back({.name = a[0].cast<std::string>(),
+                    .optional = a[1].cast<bool>(),
+                    .packed = a[3].cast<bool>(),
+                    .dense = a[4].cast<bool>(),
+                    .index = a[5].cast<bool>(),
+                    .dtypes = a[2].cast<uint32_t>(),
+                    .shape = read_shape(a[6], a[7])});
+  }
+  for (const py::handle h : record[3]) {
+    const auto o = h.cast<py::tuple>();
+    OptionSpec spec{.name = o[0].cast<std::string>(),
+                    .kind = kind_of(o[1].cast<std::string>()),
+                    .nullable = o[2].cast<bool>(),
+                    .choices = {},
+                    .choice_dtypes = o[4].cast<std::vector<int>>(),
+                    .symbols = o[5].cast<std::vector<int>>()};
+    for (const py::handle c : o[3]) {
+      PyObject* s = py::cast<py::str>(c).release().ptr();
+      PyUnicode_InternInPlace(&s);
+      spec.choices.push_back(py::reinterpret_steal<py::str>(s));
+    }
+    options.push_back(std::move(spec));
+  }
+  for (const py::handle h : record[4]) {
+    const auto o = h.cast<py::tuple>();
+    outs.push_back({.name = o[0].cast<std::string>(),
+                    .dtype = o[1].cast<std::vector<std::pair<int, int>>>(),
+                    .packed = o[2].cast<bool>(),
+                    .shape = read_shape(o[3], o[4])});
+  }
+  result = record[5];
+}
+
+}  // namespace sk

@@ -1,0 +1,235 @@
+// AVX2 and FMA: the sixteen lanes are two 256-bit registers.
+#pragma once
+#include <immintrin.h>
+
+#include "core/types.h"
+#include "simd/tables.h"
+
+namespace sk::simd::avx2 {
+
+inline constexpr int kLanes = 16;
+
+struct F32 { __m256 lo, hi; };
+struct I32 { __m256i lo, hi; };
+struct Mask { __m256i lo, hi; };     // all ones or all zeros
+struct Bf16x2 { __m256i lo, hi; };  // 16 pairs (k, k + 1)
+
+// --- loads and stores; with n: the first n lanes, the others are 0 and memory there is not touched
+SK_INLINE __m256 widen(__m128i h) { return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(h), 16)); }
+SK_INLINE __m256i first8(int64_t n) {
+  const int count = static_cast<int>(n < 0 ? 0 : n > 8 ? 8 : n);
+  return _mm256_cmpgt_epi32(_mm256_set1_epi32(count), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+}
+template <class T>
+struct Lanes16 { alignas(32) T v[16]; };
+template <class T>
+SK_INLINE Lanes16<T> copy_first(const T* p, int64_t n) {  // bytes and words have no masked load
+  Lanes16<T> t = {};
+  for (int64_t i = 0; i < (n < kLanes ? n : kLanes); ++i) t.v[i] = p[i];
+  return t;
+}
+SK_INLINE F32 load(const float* p) { return {_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8)}; }
+SK_INLINE F32 load(const float* p, int64_t n) {
+  return {_mm256_maskload_ps(p, first8(n)), _mm256_maskload_ps(p + 8, first8(n - 8))};
+}
+SK_INLINE F32 load(const bf16* p) {
+  const __m128i* q = reinterpret_cast<const __m128i*>(p);
+  return {widen(_mm_loadu_si128(q)), widen(_mm_loadu_si128(q + 1))};
+}
+SK_INLINE F32 load(const bf16* p, int64_t n) { return load(copy_first(p, n).v); }
+SK_INLINE I32 load(const int32_t* p) {
+  const __m256i* q = reinterpret_cast<const __m256i*>(p);
+  return {_mm256_loadu_si256(q), _mm256_loadu_si256(q + 1)};
+}
+SK_INLINE I32 load(const int32_t* p, int64_t n) {
+  return {_mm256_maskload_epi32(p, first8(n)), _mm256_maskload_epi32(p + 8, first8(n - 8))};
+}
+SK_INLINE I32 load(const uint8_t* p) {
+  const __m128i b = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+  return {_mm256_cvtepu8_epi32(b), _mm256_cvtepu8_epi32(_mm_srli_si128(b, 8))};
+}
+SK_INLINE I32 load(const uint8_t* p, int64_t n) { return load(copy_first(p, n).v); }
+
+SK_INLINE __m128i narrow8(__m256 x) {
+  const __m256i u = _mm256_castps_si256(x);
+  const __m256i odd_bit = _mm256_and_si256(_mm256_srli_epi32(u, 16), _mm256_set1_epi32(1));
+  __m256i r = _mm256_srli_epi32(_mm256_add_epi32(_mm256_add_epi32(u, odd_bit), _mm256_set1_epi32(0x7fff)), 16);
+  const __m256i nan = _mm256_castps_si256(_mm256_cmp_ps(x, x, _CMP_UNORD_Q));
+  r = _mm256_blendv_epi8(r, _mm256_set1_epi32(0x7fc0), nan);
+  return _mm_packus_epi32(_mm256_castsi256_si128(r), _mm256_extracti128_si256(r, 1));
+}
+SK_INLINE void store(float* p, F32 x) {
+  _mm256_storeu_ps(p, x.lo);
+  _mm256_storeu_ps(p + 8, x.hi);
+}
+SK_INLINE void store(float* p, F32 x, int64_t n) {
+  _mm256_maskstore_ps(p, first8(n), x.lo);
+  _mm256_maskstore_ps(p + 8, first8(n - 8), x.hi);
+}
+SK_INLINE void store(bf16* p, F32 x) {
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), narrow8(x.lo));
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p) + 1, narrow8(x.hi));
+}
+SK_INLINE void store(int32_t* p, I32 x) {
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), x.lo);
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p) + 1, x.hi);
+}
+SK_INLINE void store(int32_t* p, I32 x, int64_t n) {
+  _mm256_maskstore_epi32(p, first8(n), x.lo);
+  _mm256_maskstore_epi32(p + 8, first8(n - 8), x.hi);
+}
+SK_INLINE void store(uint8_t* p, I32 x) {  // the low byte of each lane
+  const __m256i low = _mm256_set1_epi32(0xff);
+  const __m256i words = _mm256_permute4x64_epi64(
+      _mm256_packus_epi32(_mm256_and_si256(x.lo, low), _mm256_and_si256(x.hi, low)), 0xd8);
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p),
+                   _mm_packus_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1)));
+}
+template <class T, class V>
+SK_INLINE void store_first(T* p, V x, int64_t n) {
+  Lanes16<T> t;
+  store(t.v, x);
+  for (int64_t i = 0; i < (n < kLanes ? n : kLanes); ++i) p[i] = t.v[i];
+}
+SK_INLINE void store(bf16* p, F32 x, int64_t n) { store_first(p, x, n); }
+SK_INLINE void store(uint8_t* p, I32 x, int64_t n) { store_first(p, x, n); }
+
+// --- arithmetic
+SK_INLINE F32 splat(float x) { return {_mm256_set1_ps(x), _mm256_set1_ps(x)}; }
+SK_INLINE F32 add(F32 a, F32 b) { return {_mm256_add_ps(a.lo, b.lo), _mm256_add_ps(a.hi, b.hi)}; }
+SK_INLINE F32 sub(F32 a, F32 b) { return {_mm256_sub_ps(a.lo, b.lo), _mm256_sub_ps(a.hi, b.hi)}; }
+SK_INLINE F32 mul(F32 a, F32 b) { return {_mm256_mul_ps(a.lo, b.lo), _mm256_mul_ps(a.hi, b.hi)}; }
+SK_INLINE F32 div(F32 a, F32 b) { return {_mm256_div_ps(a.lo, b.lo), _mm256_div_ps(a.hi, b.hi)}; }
+SK_INLINE F32 fma(F32 a, F32 b, F32 c) {
+  return {_mm256_fmadd_ps(a.lo, b.lo, c.lo), _mm256_fmadd_ps(a.hi, b.hi, c.hi)};
+}
+SK_INLINE F32 sqrt(F32 a) { return {_mm256_sqrt_ps(a.lo), _mm256_sqrt_ps(a.hi)}; }
+SK_INLINE F32 min(F32 a, F32 b) { return {_mm256_min_ps(a.lo, b.lo), _mm256_min_ps(a.hi, b.hi)}; }
+SK_INLINE F32 max(F32 a, F32 b) { return {_mm256_max_ps(a.lo, b.lo), _mm256_max_ps(a.hi, b.hi)}; }
+SK_INLINE F32 round(F32 a) { return {_mm256_round_ps(a.lo, 8), _mm256_round_ps(a.hi, 8)}; }
+
+// --- integers
+SK_INLINE I32 splat_i(int32_t x) { return {_mm256_set1_epi32(x), _mm256_set1_epi32(x)}; }
+SK_INLINE I32 add(I32 a, I32 b) { return {_mm256_add_epi32(a.lo, b.lo), _mm256_add_epi32(a.hi, b.hi)}; }
+SK_INLINE I32 sub(I32 a, I32 b) { return {_mm256_sub_epi32(a.lo, b.lo), _mm256_sub_epi32(a.hi, b.hi)}; }
+SK_INLINE I32 and_(I32 a, I32 b) { return {_mm256_and_si256(a.lo, b.lo), _mm256_and_si256(a.hi, b.hi)}; }
+SK_INLINE I32 or_(I32 a, I32 b) { return {_mm256_or_si256(a.lo, b.lo), _mm256_or_si256(a.hi, b.hi)}; }
+SK_INLINE I32 xor_(I32 a, I32 b) { return {_mm256_xor_si256(a.lo, b.lo), _mm256_xor_si256(a.hi, b.hi)}; }
+template <int N> SK_INLINE I32 shl(I32 a) { return {_mm256_slli_epi32(a.lo, N), _mm256_slli_epi32(a.hi, N)}; }
+template <int N> SK_INLINE I32 shr(I32 a) { return {_mm256_srli_epi32(a.lo, N), _mm256_srli_epi32(a.hi, N)}; }
+template <int N> SK_INLINE I32 sra(I32 a) { return {_mm256_srai_epi32(a.lo, N), _mm256_srai_epi32(a.hi, N)}; }
+SK_INLINE I32 bits(F32 a) { return {_mm256_castps_si256(a.lo), _mm256_castps_si256(a.hi)}; }
+SK_INLINE F32 from_bits(I32 a) { return {_mm256_castsi256_ps(a.lo), _mm256_castsi256_ps(a.hi)}; }
+SK_INLINE I32 to_int(F32 a) { return {_mm256_cvtps_epi32(a.lo), _mm256_cvtps_epi32(a.hi)}; }
+SK_INLINE F32 to_float(I32 a) { return {_mm256_cvtepi32_ps(a.lo), _mm256_cvtepi32_ps(a.hi)}; }
+
+// --- comparisons: false where an operand is NaN, but for ne
+SK_INLINE Mask mask_of(__m256 lo, __m256 hi) { return {_mm256_castps_si256(lo), _mm256_castps_si256(hi)}; }
+SK_INLINE Mask lt(F32 a, F32 b) {
+  return mask_of(_mm256_cmp_ps(a.lo, b.lo, _CMP_LT_OQ), _mm256_cmp_ps(a.hi, b.hi, _CMP_LT_OQ));
+}
+SK_INLINE Mask eq(F32 a, F32 b) {
+  return mask_of(_mm256_cmp_ps(a.lo, b.lo, _CMP_EQ_OQ), _mm256_cmp_ps(a.hi, b.hi, _CMP_EQ_OQ));
+}
+SK_INLINE Mask ne(F32 a, F32 b) {
+  return mask_of(_mm256_cmp_ps(a.lo, b.lo, _CMP_NEQ_UQ), _mm256_cmp_ps(a.hi, b.hi, _CMP_NEQ_UQ));
+}
+SK_INLINE Mask eq(I32 a, I32 b) { return {_mm256_cmpeq_epi32(a.lo, b.lo), _mm256_cmpeq_epi32(a.hi, b.hi)}; }
+SK_INLINE Mask gt(I32 a, I32 b) { return {_mm256_cmpgt_epi32(a.lo, b.lo), _mm256_cmpgt_epi32(a.hi, b.hi)}; }
+SK_INLINE I32 select(Mask m, I32 yes, I32 no) {
+  return {_mm256_blendv_epi8(no.lo, yes.lo, m.lo), _mm256_blendv_epi8(no.hi, yes.hi, m.hi)};
+}
+SK_INLINE F32 select(Mask m, F32 yes, F32 no) { return from_bits(select(m, bits(yes), bits(no))); }
+SK_INLINE uint32_t to_bits(Mask m) {  // lane i is bit i
+  return static_cast<uint32_t>(_mm256_movemask_ps(_mm256_castsi256_ps(m.lo)) |
+                               _mm256_movemask_ps(_mm256_castsi256_ps(m.hi)) << 8);
+}
+
+// --- across lanes: halves 16 -> 8 -> 4 -> 2 -> 1, on every ISA
+SK_INLINE float sum(F32 a) {
+  const __m256 s8 = _mm256_add_ps(a.lo, a.hi);
+  const __m128 s4 = _mm_add_ps(_mm256_castps256_ps128(s8), _mm256_extractf128_ps(s8, 1));
+  const __m128 s2 = _mm_add_ps(s4, _mm_movehl_ps(s4, s4));
+  return _mm_cvtss_f32(_mm_add_ss(s2, _mm_movehdup_ps(s2)));
+}
+SK_INLINE float largest(F32 a) {  // no NaN among the lanes
+  const __m256 s8 = _mm256_max_ps(a.lo, a.hi);
+  const __m128 s4 = _mm_max_ps(_mm256_castps256_ps128(s8), _mm256_extractf128_ps(s8, 1));
+  const __m128 s2 = _mm_max_ps(s4, _mm_movehl_ps(s4, s4));
+  return _mm_cvtss_f32(_mm_max_ss(s2, _mm_movehdup_ps(s2)));
+}
+
+// --- pairs of bf16, the operands of dot()
+SK_INLINE Bf16x2 load_pairs(const void* p) {
+  const __m256i* q = static_cast<const __m256i*>(p);
+  return {_mm256_loadu_si256(q), _mm256_loadu_si256(q + 1)};
+}
+SK_INLINE void store_pairs(void* p, Bf16x2 x) {
+  _mm256_storeu_si256(static_cast<__m256i*>(p), x.lo);
+  _mm256_storeu_si256(static_cast<__m256i*>(p) + 1, x.hi);
+}
+SK_INLINE Bf16x2 splat_pair(const void* p) {
+  const __m256i x = _mm256_castps_si256(_mm256_broadcast_ss(static_cast<const float*>(p)));
+  return {x, x};
+}
+SK_INLINE F32 even(Bf16x2 x) {
+  return {_mm256_castsi256_ps(_mm256_slli_epi32(x.lo, 16)), _mm256_castsi256_ps(_mm256_slli_epi32(x.hi, 16))};
+}
+SK_INLINE F32 odd(Bf16x2 x) {
+  const __m256i top = _mm256_set1_epi32(static_cast<int>(0xffff0000));
+  return {_mm256_castsi256_ps(_mm256_and_si256(x.lo, top)), _mm256_castsi256_ps(_mm256_and_si256(x.hi, top))};
+}
+
+// acc + a.odd * b.odd, then + a.even * b.even: the order in which VDPBF16PS rounds.
+SK_INLINE F32 dot(F32 acc, Bf16x2 a, Bf16x2 b) { return fma(even(a), even(b), fma(odd(a), odd(b), acc)); }
+
+// 16 codes of e4m3 -> 16 words of bf16: exponents are moved by arithmetic, the 8 subnormals and NaN are looked up.
+SK_INLINE __m256i e4m3_words(__m128i codes) {
+  const __m256i x = _mm256_cvtepu8_epi16(codes);
+  const __m256i magnitude = _mm256_and_si256(x, _mm256_set1_epi16(0x7f));
+  const __m256i normal = _mm256_add_epi16(_mm256_slli_epi16(magnitude, 4), _mm256_set1_epi16(120 << 7));
+  const __m128i low = _mm_setr_epi8(0, 0, 0, 0x40, 0, 0x20, 0x40, 0x60, 0, 0, 0, 0, 0, 0, 0, 0);
+  const __m128i high = _mm_setr_epi8(0, 0x3b, 0x3b, 0x3b, 0x3c, 0x3c, 0x3c, 0x3c, 0, 0, 0, 0, 0, 0, 0, 0);
+  // The lowest byte of a word picks from the table; 0x80 in the other makes a zero.
+  const __m256i pick = _mm256_or_si256(magnitude, _mm256_set1_epi16(static_cast<short>(0x8000)));
+  const __m256i low_byte = _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(low), pick);
+  const __m256i high_byte = _mm256_slli_epi16(_mm256_shuffle_epi8(_mm256_broadcastsi128_si256(high), pick), 8);
+  const __m256i is_subnormal = _mm256_cmpgt_epi16(_mm256_set1_epi16(8), magnitude);
+  const __m256i is_nan = _mm256_cmpeq_epi16(magnitude, _mm256_set1_epi16(0x7f));
+  __m256i r = _mm256_blendv_epi8(normal, _mm256_or_si256(low_byte, high_byte), is_subnormal);
+  r = _mm256_blendv_epi8(r, _mm256_set1_epi16(0x7fc0), is_nan);
+  return _mm256_or_si256(r, _mm256_slli_epi16(_mm256_srli_epi16(x, 7), 15));
+}
+// 64 bytes of e4m3 in kernel order (gemm/format.h) -> two vectors of pairs.
+SK_INLINE void decode_e4m3(const uint8_t* p, Bf16x2* out) {
+  const __m256i* q = reinterpret_cast<const __m256i*>(p);
+  // Each 128-bit chunk holds 8 bytes of the first vector, then 8 of the second.
+  const __m256i a = _mm256_permute4x64_epi64(_mm256_loadu_si256(q), 0xd8);
+  const __m256i b = _mm256_permute4x64_epi64(_mm256_loadu_si256(q + 1), 0xd8);
+  out[0] = {e4m3_words(_mm256_castsi256_si128(a)), e4m3_words(_mm256_castsi256_si128(b))};
+  out[1] = {e4m3_words(_mm256_extracti128_si256(a, 1)), e4m3_words(_mm256_extracti128_si256(b, 1))};
+}
+
+// 64 bytes of e2m1 in kernel order -> four vectors of pairs.
+SK_INLINE __m256i e2m1_words(__m256i words, int shift) {
+  const __m256i nibble = _mm256_and_si256(_mm256_srli_epi16(words, shift), _mm256_set1_epi16(15));
+  const __m128i low = _mm_setr_epi8(0, 0, -128, -64, 0, 64, -128, -64, 0, 0, -128, -64, 0, 64, -128, -64);
+  const __m128i high = _mm_setr_epi8(0, 63, 63, 63, 64, 64, 64, 64, -128, -65, -65, -65, -64, -64, -64, -64);
+  const __m256i pick = _mm256_or_si256(nibble, _mm256_set1_epi16(static_cast<short>(0x8000)));
+  return _mm256_or_si256(_mm256_shuffle_epi8(_mm256_broadcastsi128_si256(low), pick),
+                         _mm256_slli_epi16(_mm256_shuffle_epi8(_mm256_broadcastsi128_si256(high), pick), 8));
+}
+SK_INLINE void decode_e2m1(const uint8_t* p, Bf16x2* out) {
+  const Bf16x2 x = load_pairs(p);
+  for (int i = 0; i < 4; ++i) out[i] = {e2m1_words(x.lo, 4 * i), e2m1_words(x.hi, 4 * i)};
+}
+
+// --- FTZ, DAZ and round-to-nearest for GEMM loops (DESIGN, law 9)
+SK_INLINE uint32_t set_gemm_rounding() {
+  const uint32_t old = _mm_getcsr();
+  _mm_setcsr(0x9fc0);
+  return old;
+}
+SK_INLINE void set_rounding(uint32_t csr) { _mm_setcsr(csr); }
+
+}  // namespace sk::simd::avx2

@@ -1,0 +1,123 @@
+// Sixteen lanes in one 512-bit register: what avx512.h and avx512bf16.h share. Included inside their namespaces.
+
+inline constexpr int kLanes = 16;
+
+struct F32 { __m512 v; };
+struct I32 { __m512i v; };
+struct Mask { __mmask16 m; };
+struct Bf16x2 { __m512i v; };  // 16 pairs (k, k + 1)
+
+SK_INLINE __mmask16 first(int64_t n) { return n >= kLanes ? 0xffff : static_cast<__mmask16>((1u << n) - 1); }
+
+// --- loads and stores; with n: the first n lanes, the others are 0 and memory there is not touched
+SK_INLINE F32 load(const float* p) { return {_mm512_loadu_ps(p)}; }
+SK_INLINE F32 load(const float* p, int64_t n) { return {_mm512_maskz_loadu_ps(first(n), p)}; }
+SK_INLINE F32 widen(__m256i h) { return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(h), 16))}; }
+SK_INLINE F32 load(const bf16* p) { return widen(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))); }
+SK_INLINE F32 load(const bf16* p, int64_t n) { return widen(_mm256_maskz_loadu_epi16(first(n), p)); }
+SK_INLINE I32 load(const int32_t* p) { return {_mm512_loadu_si512(p)}; }
+SK_INLINE I32 load(const int32_t* p, int64_t n) { return {_mm512_maskz_loadu_epi32(first(n), p)}; }
+SK_INLINE I32 load(const uint8_t* p) {
+  return {_mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)))};
+}
+SK_INLINE I32 load(const uint8_t* p, int64_t n) { return {_mm512_cvtepu8_epi32(_mm_maskz_loadu_epi8(first(n), p))}; }
+
+SK_INLINE void store(float* p, F32 x) { _mm512_storeu_ps(p, x.v); }
+SK_INLINE void store(float* p, F32 x, int64_t n) { _mm512_mask_storeu_ps(p, first(n), x.v); }
+SK_INLINE void store(int32_t* p, I32 x) { _mm512_storeu_si512(p, x.v); }
+SK_INLINE void store(int32_t* p, I32 x, int64_t n) { _mm512_mask_storeu_epi32(p, first(n), x.v); }
+SK_INLINE void store(uint8_t* p, I32 x) {
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(x.v));
+}
+SK_INLINE void store(uint8_t* p, I32 x, int64_t n) { _mm_mask_storeu_epi8(p, first(n), _mm512_cvtepi32_epi8(x.v)); }
+
+// --- arithmetic
+SK_INLINE F32 splat(float x) { return {_mm512_set1_ps(x)}; }
+SK_INLINE F32 add(F32 a, F32 b) { return {_mm512_add_ps(a.v, b.v)}; }
+SK_INLINE F32 sub(F32 a, F32 b) { return {_mm512_sub_ps(a.v, b.v)}; }
+SK_INLINE F32 mul(F32 a, F32 b) { return {_mm512_mul_ps(a.v, b.v)}; }
+SK_INLINE F32 div(F32 a, F32 b) { return {_mm512_div_ps(a.v, b.v)}; }
+SK_INLINE F32 fma(F32 a, F32 b, F32 c) { return {_mm512_fmadd_ps(a.v, b.v, c.v)}; }
+SK_INLINE F32 sqrt(F32 a) { return {_mm512_sqrt_ps(a.v)}; }
+SK_INLINE F32 min(F32 a, F32 b) { return {_mm512_min_ps(a.v, b.v)}; }  // a < b ? a : b
+SK_INLINE F32 max(F32 a, F32 b) { return {_mm512_max_ps(a.v, b.v)}; }  // a > b ? a : b
+SK_INLINE F32 round(F32 a) { return {_mm512_roundscale_ps(a.v, 8)}; }  // to nearest, ties to even
+
+// --- integers
+SK_INLINE I32 splat_i(int32_t x) { return {_mm512_set1_epi32(x)}; }
+SK_INLINE I32 add(I32 a, I32 b) { return {_mm512_add_epi32(a.v, b.v)}; }
+SK_INLINE I32 sub(I32 a, I32 b) { return {_mm512_sub_epi32(a.v, b.v)}; }
+SK_INLINE I32 and_(I32 a, I32 b) { return {_mm512_and_si512(a.v, b.v)}; }
+SK_INLINE I32 or_(I32 a, I32 b) { return {_mm512_or_si512(a.v, b.v)}; }
+SK_INLINE I32 xor_(I32 a, I32 b) { return {_mm512_xor_si512(a.v, b.v)}; }
+template <int N> SK_INLINE I32 shl(I32 a) { return {_mm512_slli_epi32(a.v, N)}; }
+template <int N> SK_INLINE I32 shr(I32 a) { return {_mm512_srli_epi32(a.v, N)}; }  // logical
+template <int N> SK_INLINE I32 sra(I32 a) { return {_mm512_srai_epi32(a.v, N)}; }
+SK_INLINE I32 bits(F32 a) { return {_mm512_castps_si512(a.v)}; }
+SK_INLINE F32 from_bits(I32 a) { return {_mm512_castsi512_ps(a.v)}; }
+SK_INLINE I32 to_int(F32 a) { return {_mm512_cvtps_epi32(a.v)}; }  // rounds to nearest, ties to even
+SK_INLINE F32 to_float(I32 a) { return {_mm512_cvtepi32_ps(a.v)}; }
+
+// --- comparisons: false where an operand is NaN, but for ne
+SK_INLINE Mask lt(F32 a, F32 b) { return {_mm512_cmp_ps_mask(a.v, b.v, _CMP_LT_OQ)}; }
+SK_INLINE Mask eq(F32 a, F32 b) { return {_mm512_cmp_ps_mask(a.v, b.v, _CMP_EQ_OQ)}; }
+SK_INLINE Mask ne(F32 a, F32 b) { return {_mm512_cmp_ps_mask(a.v, b.v, _CMP_NEQ_UQ)}; }
+SK_INLINE Mask eq(I32 a, I32 b) { return {_mm512_cmpeq_epi32_mask(a.v, b.v)}; }
+SK_INLINE Mask gt(I32 a, I32 b) { return {_mm512_cmpgt_epi32_mask(a.v, b.v)}; }
+SK_INLINE F32 select(Mask m, F32 yes, F32 no) { return {_mm512_mask_blend_ps(m.m, no.v, yes.v)}; }
+SK_INLINE I32 select(Mask m, I32 yes, I32 no) { return {_mm512_mask_blend_epi32(m.m, no.v, yes.v)}; }
+SK_INLINE uint32_t to_bits(Mask m) { return m.m; }  // lane i is bit i
+
+// --- across lanes: halves 16 -> 8 -> 4 -> 2 -> 1, on every ISA
+SK_INLINE float sum(F32 a) {
+  const __m256 s8 = _mm256_add_ps(_mm512_castps512_ps256(a.v), _mm512_extractf32x8_ps(a.v, 1));
+  const __m128 s4 = _mm_add_ps(_mm256_castps256_ps128(s8), _mm256_extractf128_ps(s8, 1));
+  const __m128 s2 = _mm_add_ps(s4, _mm_movehl_ps(s4, s4));
+  return _mm_cvtss_f32(_mm_add_ss(s2, _mm_movehdup_ps(s2)));
+}
+SK_INLINE float largest(F32 a) {  // no NaN among the lanes
+  const __m256 s8 = _mm256_max_ps(_mm512_castps512_ps256(a.v), _mm512_extractf32x8_ps(a.v, 1));
+  const __m128 s4 = _mm_max_ps(_mm256_castps256_ps128(s8), _mm256_extractf128_ps(s8, 1));
+  const __m128 s2 = _mm_max_ps(s4, _mm_movehl_ps(s4, s4));
+  return _mm_cvtss_f32(_mm_max_ss(s2, _mm_movehdup_ps(s2)));
+}
+
+// --- f32 -> bf16, to nearest even; every NaN becomes 0x7fc0. On the bits, because VCVTNEPS2BF16 flushes subnormals
+// whatever MXCSR says.
+SK_INLINE __m256i narrow(F32 x) {
+  const __m512i u = _mm512_castps_si512(x.v);
+  const __m512i odd_bit = _mm512_and_si512(_mm512_srli_epi32(u, 16), _mm512_set1_epi32(1));
+  const __m512i r = _mm512_srli_epi32(_mm512_add_epi32(_mm512_add_epi32(u, odd_bit), _mm512_set1_epi32(0x7fff)), 16);
+  const __mmask16 nan = _mm512_cmp_ps_mask(x.v, x.v, _CMP_UNORD_Q);
+  return _mm512_cvtepi32_epi16(_mm512_mask_mov_epi32(r, nan, _mm512_set1_epi32(0x7fc0)));
+}
+SK_INLINE void store(bf16* p, F32 x) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), narrow(x)); }
+SK_INLINE void store(bf16* p, F32 x, int64_t n) { _mm256_mask_storeu_epi16(p, first(n), narrow(x)); }
+
+// --- pairs of bf16, the operands of dot()
+SK_INLINE Bf16x2 load_pairs(const void* p) { return {_mm512_loadu_si512(p)}; }
+SK_INLINE void store_pairs(void* p, Bf16x2 x) { _mm512_storeu_si512(p, x.v); }
+SK_INLINE Bf16x2 splat_pair(const void* p) { return {_mm512_set1_epi32(*static_cast<const int32_t*>(p))}; }
+SK_INLINE F32 even(Bf16x2 x) { return {_mm512_castsi512_ps(_mm512_slli_epi32(x.v, 16))}; }
+SK_INLINE F32 odd(Bf16x2 x) {
+  return {_mm512_castsi512_ps(_mm512_and_si512(x.v, _mm512_set1_epi32(static_cast<int>(0xffff0000))))};
+}
+
+// 64 bytes of e2m1 in kernel order (gemm/format.h) -> four vectors of pairs. VPERMW looks at five bits: the table
+// repeats, so the next nibble's lowest bit does not matter.
+SK_INLINE void decode_e2m1(const uint8_t* p, Bf16x2* out) {
+  const __m512i x = _mm512_loadu_si512(p);
+  const __m512i table = _mm512_loadu_si512(kBf16OfE2m1);
+  out[0].v = _mm512_permutexvar_epi16(x, table);
+  out[1].v = _mm512_permutexvar_epi16(_mm512_srli_epi16(x, 4), table);
+  out[2].v = _mm512_permutexvar_epi16(_mm512_srli_epi16(x, 8), table);
+  out[3].v = _mm512_permutexvar_epi16(_mm512_srli_epi16(x, 12), table);
+}
+
+// --- FTZ, DAZ and round-to-nearest for GEMM loops (DESIGN, law 9)
+SK_INLINE uint32_t set_gemm_rounding() {
+  const uint32_t old = _mm_getcsr();
+  _mm_setcsr(0x9fc0);
+  return old;
+}
+SK_INLINE void set_rounding(uint32_t csr) { _mm_setcsr(csr); }

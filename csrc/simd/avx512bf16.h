@@ -1,0 +1,29 @@
+// AVX-512 with BF16 and VBMI: VDPBF16PS multiplies pairs, VPERMI2B decodes FP8.
+#pragma once
+#include <immintrin.h>
+
+#include "core/types.h"
+#include "simd/tables.h"
+
+namespace sk::simd::avx512bf16 {
+
+#include "simd/avx512_lanes.h"
+
+SK_INLINE F32 dot(F32 acc, Bf16x2 a, Bf16x2 b) {
+  return {_mm512_dpbf16_ps(acc.v, reinterpret_cast<__m512bh>(a.v), reinterpret_cast<__m512bh>(b.v))};
+}
+
+// e4m3 -> bf16, exactly. 7 magnitude bits pick from 128 bf16 values held as two byte planes (VPERMI2B reads 128
+// bytes and ignores bit 7); the sign is bit 7 of both formats' top byte. Not a shift: VDPBF16PS would flush e4m3
+// subnormals, which a shift leaves subnormal in bf16.
+SK_INLINE void decode_e4m3(const uint8_t* p, Bf16x2* out) {
+  const __m512i x = _mm512_loadu_si512(p);
+  const auto plane = [](const uint8_t* t, int i) { return _mm512_loadu_si512(t + 64 * i); };
+  const __m512i low = _mm512_permutex2var_epi8(plane(kE4m3Low, 0), x, plane(kE4m3Low, 1));
+  const __m512i high = _mm512_ternarylogic_epi32(_mm512_permutex2var_epi8(plane(kE4m3High, 0), x, plane(kE4m3High, 1)),
+                                                 x, _mm512_set1_epi8(static_cast<char>(0x80)), 0xF8);
+  out[0].v = _mm512_unpacklo_epi8(low, high);
+  out[1].v = _mm512_unpackhi_epi8(low, high);
+}
+
+}  // namespace sk::simd::avx512bf16

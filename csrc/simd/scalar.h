@@ -1,0 +1,174 @@
+// Sixteen lanes as plain loops: the portable fallback, and the text that defines what the others compute.
+#pragma once
+#include "core/types.h"
+#include "simd/tables.h"
+#if defined(__SSE2__)
+#include <xmmintrin.h>
+#endif
+
+namespace sk::simd::scalar {
+
+inline constexpr int kLanes = 16;
+
+struct F32 { float v[16]; };
+struct I32 { int32_t v[16]; };
+struct Mask { bool v[16]; };
+struct Bf16x2 { uint32_t v[16]; };  // 16 pairs (k, k + 1), k in the low half
+
+template <class R, class F>
+SK_INLINE R lanes(F f) {
+  R r;
+  for (int i = 0; i < kLanes; ++i) r.v[i] = f(i);
+  return r;
+}
+
+SK_INLINE float float_of(uint32_t u) { return __builtin_bit_cast(float, u); }
+SK_INLINE uint32_t bits_of(float f) { return __builtin_bit_cast(uint32_t, f); }
+SK_INLINE float widen(bf16 h) { return float_of(static_cast<uint32_t>(h.bits) << 16); }
+SK_INLINE bf16 narrow(float x) {
+  const uint32_t u = bits_of(x);
+  return {static_cast<uint16_t>(x != x ? 0x7fc0 : (u + (u >> 16 & 1) + 0x7fff) >> 16)};
+}
+
+// --- loads and stores; with n: the first n lanes, the others are 0 and memory there is not touched
+SK_INLINE F32 load(const float* p, int64_t n) { return lanes<F32>([&](int i) { return i < n ? p[i] : 0.0f; }); }
+SK_INLINE F32 load(const bf16* p, int64_t n) { return lanes<F32>([&](int i) { return i < n ? widen(p[i]) : 0.0f; }); }
+SK_INLINE I32 load(const int32_t* p, int64_t n) { return lanes<I32>([&](int i) { return i < n ? p[i] : 0; }); }
+SK_INLINE I32 load(const uint8_t* p, int64_t n) { return lanes<I32>([&](int i) { return i < n ? p[i] : 0; }); }
+SK_INLINE F32 load(const float* p) { return load(p, kLanes); }
+SK_INLINE F32 load(const bf16* p) { return load(p, kLanes); }
+SK_INLINE I32 load(const int32_t* p) { return load(p, kLanes); }
+SK_INLINE I32 load(const uint8_t* p) { return load(p, kLanes); }
+
+SK_INLINE void store(float* p, F32 x, int64_t n = kLanes) {
+  for (int i = 0; i < min(n, kLanes); ++i) p[i] = x.v[i];
+}
+SK_INLINE void store(bf16* p, F32 x, int64_t n = kLanes) {
+  for (int i = 0; i < min(n, kLanes); ++i) p[i] = narrow(x.v[i]);
+}
+SK_INLINE void store(int32_t* p, I32 x, int64_t n = kLanes) {
+  for (int i = 0; i < min(n, kLanes); ++i) p[i] = x.v[i];
+}
+SK_INLINE void store(uint8_t* p, I32 x, int64_t n = kLanes) {
+  for (int i = 0; i < min(n, kLanes); ++i) p[i] = static_cast<uint8_t>(x.v[i]);
+}
+
+// --- arithmetic
+SK_INLINE F32 splat(float x) { return lanes<F32>([&](int) { return x; }); }
+SK_INLINE F32 add(F32 a, F32 b) { return lanes<F32>([&](int i) { return a.v[i] + b.v[i]; }); }
+SK_INLINE F32 sub(F32 a, F32 b) { return lanes<F32>([&](int i) { return a.v[i] - b.v[i]; }); }
+SK_INLINE F32 mul(F32 a, F32 b) { return lanes<F32>([&](int i) { return a.v[i] * b.v[i]; }); }
+SK_INLINE F32 div(F32 a, F32 b) { return lanes<F32>([&](int i) { return a.v[i] / b.v[i]; }); }
+SK_INLINE F32 fma(F32 a, F32 b, F32 c) {
+  return lanes<F32>([&](int i) { return __builtin_fmaf(a.v[i], b.v[i], c.v[i]); });
+}
+SK_INLINE F32 sqrt(F32 a) { return lanes<F32>([&](int i) { return __builtin_sqrtf(a.v[i]); }); }
+SK_INLINE F32 min(F32 a, F32 b) { return lanes<F32>([&](int i) { return a.v[i] < b.v[i] ? a.v[i] : b.v[i]; }); }
+SK_INLINE F32 max(F32 a, F32 b) { return lanes<F32>([&](int i) { return a.v[i] > b.v[i] ? a.v[i] : b.v[i]; }); }
+SK_INLINE F32 round(F32 a) { return lanes<F32>([&](int i) { return __builtin_nearbyintf(a.v[i]); }); }
+
+// --- integers
+SK_INLINE uint32_t u(int32_t x) { return static_cast<uint32_t>(x); }
+SK_INLINE int32_t s(uint32_t x) { return static_cast<int32_t>(x); }
+SK_INLINE I32 splat_i(int32_t x) { return lanes<I32>([&](int) { return x; }); }
+SK_INLINE I32 add(I32 a, I32 b) { return lanes<I32>([&](int i) { return s(u(a.v[i]) + u(b.v[i])); }); }
+SK_INLINE I32 sub(I32 a, I32 b) { return lanes<I32>([&](int i) { return s(u(a.v[i]) - u(b.v[i])); }); }
+SK_INLINE I32 and_(I32 a, I32 b) { return lanes<I32>([&](int i) { return a.v[i] & b.v[i]; }); }
+SK_INLINE I32 or_(I32 a, I32 b) { return lanes<I32>([&](int i) { return a.v[i] | b.v[i]; }); }
+SK_INLINE I32 xor_(I32 a, I32 b) { return lanes<I32>([&](int i) { return a.v[i] ^ b.v[i]; }); }
+template <int N> SK_INLINE I32 shl(I32 a) { return lanes<I32>([&](int i) { return s(u(a.v[i]) << N); }); }
+template <int N> SK_INLINE I32 shr(I32 a) { return lanes<I32>([&](int i) { return s(u(a.v[i]) >> N); }); }
+template <int N> SK_INLINE I32 sra(I32 a) { return lanes<I32>([&](int i) { return a.v[i] >> N; }); }
+SK_INLINE I32 bits(F32 a) { return lanes<I32>([&](int i) { return s(bits_of(a.v[i])); }); }
+SK_INLINE F32 from_bits(I32 a) { return lanes<F32>([&](int i) { return float_of(u(a.v[i])); }); }
+SK_INLINE I32 to_int(F32 a) {  // rounds to nearest, ties to even; out of range and NaN give INT32_MIN
+  return lanes<I32>([&](int i) {
+    const float r = __builtin_nearbyintf(a.v[i]);
+    return r >= -2147483648.0f && r < 2147483648.0f ? static_cast<int32_t>(r) : INT32_MIN;
+  });
+}
+SK_INLINE F32 to_float(I32 a) { return lanes<F32>([&](int i) { return static_cast<float>(a.v[i]); }); }
+
+// --- comparisons: false where an operand is NaN, but for ne
+SK_INLINE Mask lt(F32 a, F32 b) { return lanes<Mask>([&](int i) { return a.v[i] < b.v[i]; }); }
+SK_INLINE Mask eq(F32 a, F32 b) { return lanes<Mask>([&](int i) { return a.v[i] == b.v[i]; }); }
+SK_INLINE Mask ne(F32 a, F32 b) { return lanes<Mask>([&](int i) { return a.v[i] != b.v[i]; }); }
+SK_INLINE Mask eq(I32 a, I32 b) { return lanes<Mask>([&](int i) { return a.v[i] == b.v[i]; }); }
+SK_INLINE Mask gt(I32 a, I32 b) { return lanes<Mask>([&](int i) { return a.v[i] > b.v[i]; }); }
+SK_INLINE F32 select(Mask m, F32 yes, F32 no) {
+  return lanes<F32>([&](int i) { return m.v[i] ? yes.v[i] : no.v[i]; });
+}
+SK_INLINE I32 select(Mask m, I32 yes, I32 no) {
+  return lanes<I32>([&](int i) { return m.v[i] ? yes.v[i] : no.v[i]; });
+}
+SK_INLINE uint32_t to_bits(Mask m) {  // lane i is bit i
+  uint32_t r = 0;
+  for (int i = 0; i < kLanes; ++i) r |= static_cast<uint32_t>(m.v[i]) << i;
+  return r;
+}
+
+// --- across lanes: halves 16 -> 8 -> 4 -> 2 -> 1, on every ISA
+SK_INLINE float sum(F32 a) {
+  for (int half = 8; half > 0; half /= 2)
+    for (int i = 0; i < half; ++i) a.v[i] = a.v[i] + a.v[i + half];
+  return a.v[0];
+}
+SK_INLINE float largest(F32 a) {  // no NaN among the lanes
+  float r = a.v[0];
+  for (int i = 1; i < kLanes; ++i) r = a.v[i] > r ? a.v[i] : r;
+  return r;
+}
+
+// --- pairs of bf16, the operands of dot()
+SK_INLINE Bf16x2 load_pairs(const void* p) {
+  Bf16x2 r;
+  __builtin_memcpy(&r, p, sizeof r);
+  return r;
+}
+SK_INLINE void store_pairs(void* p, Bf16x2 x) { __builtin_memcpy(p, &x, sizeof x); }
+SK_INLINE Bf16x2 splat_pair(const void* p) {
+  uint32_t pair;
+  __builtin_memcpy(&pair, p, sizeof pair);
+  return lanes<Bf16x2>([&](int) { return pair; });
+}
+SK_INLINE F32 even(Bf16x2 x) { return lanes<F32>([&](int i) { return float_of(x.v[i] << 16); }); }
+SK_INLINE F32 odd(Bf16x2 x) { return lanes<F32>([&](int i) { return float_of(x.v[i] & 0xffff0000u); }); }
+
+// acc + a.odd * b.odd, then + a.even * b.even: the order in which VDPBF16PS rounds.
+SK_INLINE F32 dot(F32 acc, Bf16x2 a, Bf16x2 b) { return fma(even(a), even(b), fma(odd(a), odd(b), acc)); }
+
+// 64 bytes of e4m3 in kernel order (gemm/format.h) -> two vectors of pairs.
+SK_INLINE void decode_e4m3(const uint8_t* p, Bf16x2* out) {
+  for (int half = 0; half < 2; ++half)
+    out[half] = lanes<Bf16x2>([&](int lane) {
+      const uint8_t* c = p + 16 * (lane / 4) + 8 * half + 2 * (lane % 4);
+      const auto word = [](uint8_t x) { return kBf16OfE4m3[x & 0x7f] | static_cast<uint32_t>(x & 0x80) << 8; };
+      return word(c[0]) | word(c[1]) << 16;
+    });
+}
+// 64 bytes of e2m1 in kernel order -> four vectors of pairs.
+SK_INLINE void decode_e2m1(const uint8_t* p, Bf16x2* out) {
+  for (int quarter = 0; quarter < 4; ++quarter)
+    out[quarter] = lanes<Bf16x2>([&](int lane) {
+      const auto word = [&](int parity) {
+        const uint8_t* c = p + 4 * lane + 2 * parity + quarter / 2;
+        return static_cast<uint32_t>(kBf16OfE2m1[*c >> 4 * (quarter % 2) & 15]);
+      };
+      return word(0) | word(1) << 16;
+    });
+}
+
+// --- FTZ, DAZ and round-to-nearest for GEMM loops (DESIGN, law 9)
+#if defined(__SSE2__)
+SK_INLINE uint32_t set_gemm_rounding() {
+  const uint32_t old = _mm_getcsr();
+  _mm_setcsr(0x9fc0);
+  return old;
+}
+SK_INLINE void set_rounding(uint32_t csr) { _mm_setcsr(csr); }
+#else
+SK_INLINE uint32_t set_gemm_rounding() { return 0; }
+SK_INLINE void set_rounding(uint32_t) {}
+#endif
+
+}  // namespace sk::simd::scalar

@@ -1,0 +1,45 @@
+// Small-float codes as bf16, exactly.
+#pragma once
+#include "core/types.h"
+
+namespace sk::simd {
+
+template <class T, int N>
+struct Table {
+  T at[N];
+};
+
+// bf16 bits of the 128 magnitudes of e4m3: 4 exponent bits (bias 7), 3 mantissa bits, 0x7f is NaN.
+constexpr uint16_t bf16_of_e4m3(int code) {
+  const int e = code >> 3, m = code & 7;
+  if (code == 0x7f) return 0x7fc0;
+  if (e != 0) return static_cast<uint16_t>((e + 120) << 7 | m << 4);
+  if (m == 0) return 0;
+  const int top = m >= 4 ? 2 : m >= 2 ? 1 : 0;  // m * 2^-9, normal in bf16
+  return static_cast<uint16_t>((top + 118) << 7 | ((m << (7 - top)) & 0x7f));
+}
+
+// bf16 bits of the 16 codes of e2m1: 0, .5, 1, 1.5, 2, 3, 4, 6 and their negatives.
+constexpr uint16_t bf16_of_e2m1(int code) {
+  constexpr uint16_t magnitude[8] = {0x0000, 0x3f00, 0x3f80, 0x3fc0, 0x4000, 0x4040, 0x4080, 0x40c0};
+  return static_cast<uint16_t>(magnitude[code & 7] | (code & 8) << 12);
+}
+
+template <class T, int N, class F>
+constexpr Table<T, N> tabulate(F f) {
+  Table<T, N> t{};
+  for (int i = 0; i < N; ++i) t.at[i] = static_cast<T>(f(i));
+  return t;
+}
+
+alignas(64) constexpr auto kE4m3Words = tabulate<uint16_t, 128>([](int i) { return bf16_of_e4m3(i); });
+alignas(64) constexpr auto kE4m3LowBytes = tabulate<uint8_t, 128>([](int i) { return bf16_of_e4m3(i) & 0xff; });
+alignas(64) constexpr auto kE4m3HighBytes = tabulate<uint8_t, 128>([](int i) { return bf16_of_e4m3(i) >> 8; });
+alignas(64) constexpr auto kE2m1Words = tabulate<uint16_t, 32>([](int i) { return bf16_of_e2m1(i & 15); });
+
+constexpr const uint16_t* kBf16OfE4m3 = kE4m3Words.at;
+constexpr const uint8_t* kE4m3Low = kE4m3LowBytes.at;
+constexpr const uint8_t* kE4m3High = kE4m3HighBytes.at;
+constexpr const uint16_t* kBf16OfE2m1 = kE2m1Words.at;
+
+}  // namespace sk::simd

@@ -1,0 +1,14 @@
+"""Kernels for sparse language models: the same ops, bit-reproducible, on any CPU.
+
+Every op of `sparsekern.ops()` is a function of this package; `sparsekern.reference` holds the same functions in
+plain PyTorch, `torch.ops.sparsekern` the same ops for tracers and compilers.
+"""
+
+from __future__ import annotations
+
+import torch as _torch  # noqa: F401  # first: its OpenMP runtime becomes ours too
+
+from sparsekern.backend import trace
+from sparsekern.config import config
+from sparsekern.plan import Support, ops, support
+from sparsekern.ops.rms_norm import rms_norm

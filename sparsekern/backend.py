@@ -1,0 +1,195 @@
+"""The way from a public function to the kernel that runs.
+
+`launch(OP, ...)` is all that an op's function does: under a tracer it goes through `torch.ops.sparsekern`, else
+straight to the compiled function of the op. That one checks the call against the op's record and, where it refuses,
+comes back to `explain`, which raises the error that says why.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.compiler import is_compiling
+
+from sparsekern import _C
+from sparsekern.schema import DTYPES, DtypeError, Op, Option, ShapeError, UnsupportedError, as_tuple
+
+_OPS: dict[str, Op] = {}
+_KERNELS: dict[str, Callable[..., Any]] = {}
+
+
+def define(op: Op) -> None:
+    """Hand an op's record to the compiled library. Done once, by the catalogue."""
+    _OPS[op.name] = op
+    _KERNELS[op.name] = _C.define(op.compiled())
+
+
+def launch(op: Op, *values: Any) -> Any:
+    """Run an op on its arguments, options and `out`, in the order of its signature."""
+    if is_compiling():
+        return _through_torch(op, values)
+    return _KERNELS[op.name](*values)
+
+
+def explain(name: str, values: tuple[Any, ...], reason: str) -> Any:
+    """Serve a call that the compiled check refused, or raise what is wrong with it.
+
+    Raises:
+        ShapeError, DtypeError: an argument does not fit the op's record.
+        UnsupportedError: nothing here runs on that device.
+        RuntimeError: a result would have to carry gradients.
+    """
+    op = _OPS[name]
+    split = len(op.args)
+    options = {o.name: _checked_option(op, o, v) for o, v in zip(op.options, values[split:-1], strict=True)}
+    given = dict(zip((a.name for a in op.args), values[:split], strict=True))
+    tensors = {a.name: _as_tensor(op, a.name, given[a.name]) for a in op.args}
+    out = values[-1]
+    real = [t for t in tensors.values() if t is not None]
+    results = [] if out is None else [t for t in as_tuple(out) if isinstance(t, Tensor)]
+
+    if any(_needs_torch(t) for t in real):
+        return _through_torch(op, (*tensors.values(), *options.values(), out))
+    if torch.is_grad_enabled():
+        for label, t in [*tensors.items(), *(("out", t) for t in results)]:
+            if t is not None and t.requires_grad:
+                raise RuntimeError(
+                    f"{name}: {label} requires grad, and the op has no backward; detach it or use torch.no_grad()"
+                )
+    dims = op.bind(tensors, options)
+    if real[0].device.type != "cpu":
+        raise UnsupportedError(f"{name}: no implementation for {real[0].device}; this build has CPU kernels only")
+    if out is not None:
+        _check_out(op, tensors, options, dims, out)
+    if any(given[n] is not t for n, t in tensors.items()):  # arrays, now tensors
+        return _KERNELS[name](*tensors.values(), *options.values(), out)
+    raise RuntimeError(f"{name}: refused ({reason}), though the arguments fit its record; please report this")
+
+
+def _needs_torch(t: Tensor) -> bool:
+    """Whether the tensor has no memory of its own to read: fake, meta, functional or any other subclass."""
+    return type(t) not in (Tensor, torch.nn.Parameter) or t.device.type == "meta"
+
+
+def _through_torch(op: Op, values: Sequence[Any]) -> Any:
+    """Call `torch.ops.sparsekern.<op>`, whose fake kernel tracers understand."""
+    *inputs, out = values
+    overloads = getattr(torch.ops.sparsekern, op.name)
+    if out is not None:
+        overloads.out(*inputs, *as_tuple(out))
+        return out
+    result = overloads.default(*inputs)
+    return op.result(*result) if op.result is not None else result
+
+
+def _as_tensor(op: Op, name: str, value: Any) -> Tensor | None:
+    if value is None:
+        if name not in op.optional:
+            raise DtypeError(f"{op.name}: {name} is None, expected a tensor")
+        return None
+    if isinstance(value, Tensor):
+        return value
+    if hasattr(value, "__dlpack__"):
+        return torch.from_dlpack(value)
+    raise DtypeError(f"{op.name}: {name} is {type(value).__name__}, expected a tensor")
+
+
+def _checked_option(op: Op, o: Option, value: Any) -> Any:
+    if value is None and o.nullable:
+        return value
+    is_int = isinstance(value, int) and not isinstance(value, bool)
+    good, wanted = {
+        "int": (is_int, "an int"),
+        "float": (is_int or isinstance(value, float), "a float"),
+        "bool": (isinstance(value, bool), "a bool"),
+        "enum": (value in o.choices, " or ".join(map(repr, o.choices))),
+        "dtype": (isinstance(value, torch.dtype), "a torch.dtype"),
+        "ints": (isinstance(value, (tuple, list)) and len(value) == o.length, f"{o.length} ints"),
+    }[o.kind]
+    if not good:
+        kind = ShapeError if o.kind == "enum" and isinstance(value, str) else DtypeError
+        raise kind(f"{op.name}: {o.name} is {value!r}, expected {wanted}")
+    if o.kind == "dtype" and value not in DTYPES.values():
+        raise DtypeError(f"{op.name}: {o.name} is {value}, which is not a result dtype")
+    if (o.kind == "int" and abs(value) >= 2**63) or (o.kind == "ints" and any(abs(v) >= 2**63 for v in value)):
+        raise ShapeError(f"{op.name}: {o.name} is {value}, expected a 64-bit integer")
+    return value
+
+
+def _check_out(
+    op: Op, tensors: Mapping[str, Tensor | None], options: Mapping[str, Any], dims: Mapping[str, Any], out: Any
+) -> None:
+    """Say why `out` cannot take the results.
+
+    Raises:
+        ShapeError, DtypeError: it has another count, type, shape or layout, or overlaps an input.
+    """
+    if not isinstance(out, tuple) and len(op.outs) > 1:
+        raise DtypeError(f"{op.name}: out is {type(out).__name__}, expected a tuple of {len(op.outs)} tensors")
+    given = as_tuple(out)
+    if len(given) != len(op.outs):
+        raise ShapeError(f"{op.name}: out has {len(given)} tensors, expected {len(op.outs)}")
+    known = dict(dims)
+    for result, t, spec in zip(op.outs, given, op.outs, strict=True):
+        label = "out" if len(op.outs) == 1 else f"out ({result.name})"
+        if not isinstance(t, Tensor):
+            raise DtypeError(f"{op.name}: {label} is {type(t).__name__}, expected a tensor")
+        for symbol in op.dynamic:  # known from values only: any size passes here, the kernel knows
+            known.setdefault(symbol, t.shape[0] if t.dim() else 0)
+        wanted = op.result_specs(tensors, options, known)[op.outs.index(spec)]
+        if wanted is None:
+            continue
+        shape, dtype = wanted
+        if t.dtype != dtype:
+            raise DtypeError(f"{op.name}: {label} is {t.dtype}, expected {dtype}")
+        if tuple(t.shape) != shape:
+            raise ShapeError(f"{op.name}: {label} has shape {tuple(t.shape)}, expected {spec.shape} = {shape}")
+        if t.device.type != "cpu":
+            raise ShapeError(f"{op.name}: {label} is on {t.device}, expected cpu")
+        if not t.is_contiguous():
+            raise ShapeError(f"{op.name}: {label} has strides {tuple(t.stride())}, expected contiguous")
+    raise ShapeError(f"{op.name}: out has another size than the result, or overlaps an input or another out")
+
+
+# --- counting calls ---------------------------------------------------------------------------------------------
+
+
+class Calls(dict[str, Counter[str]]):
+    """What ran: `calls["gemm"]` counts the op's calls, `calls.implementations("gemm")` tells them apart."""
+
+    def __getitem__(self, op: str) -> int:  # type: ignore[override]
+        return self.get(op, Counter()).total()
+
+    def implementations(self, op: str) -> Counter[str]:
+        """Calls of one op by the implementation that ran."""
+        return self.get(op, Counter())
+
+
+@contextlib.contextmanager
+def trace() -> Iterator[Calls]:
+    """Count the calls of every op, and which implementation ran, inside the block.
+
+        with sparsekern.trace() as calls:
+            model(tokens)
+        calls["fused_moe"], calls.implementations("fused_moe")
+
+    One trace at a time; it counts the calls of all threads.
+    """
+    calls = Calls()
+
+    def count(op: str, implementation: str) -> None:
+        calls.setdefault(op, Counter())[implementation] += 1
+
+    _C.set_trace(count)
+    try:
+        yield calls
+    finally:
+        _C.set_trace(None)
+
+
+_C.setup(torch, tuple(DTYPES.values()), explain, ShapeError)

@@ -1,0 +1,133 @@
+"""transformers models on sparsekern.
+
+Example::
+
+    model = DeepseekV4ForCausalLM.from_pretrained(path, dtype=torch.bfloat16)
+    sparsekern.integrations.transformers.optimize(model, weights="fp8")
+    model.generate(**inputs)
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Callable
+from typing import TypeVar
+
+from torch import nn
+from transformers import PreTrainedConfig, PreTrainedModel
+from transformers.quantizers.base import get_keys_to_not_convert
+from transformers.quantizers.quantizers_utils import should_convert_module
+
+from sparsekern.integrations.transformers import experts, routers
+from sparsekern.integrations.transformers import linears as linear_layers
+from sparsekern.integrations.transformers.packed import FORMATS, Format, HfModule, Packed, Unsupported
+
+__all__ = ["optimize"]
+
+_log = logging.getLogger(__name__)
+
+Model = TypeVar("Model", bound=nn.Module)
+
+
+def optimize(model: Model, weights: Format | None = None, *, linears: bool = False) -> Model:
+    """Make this model run its routers and routed experts on sparsekern, for inference.
+
+    Works on this instance only, in place: its parameters are frozen, its configuration becomes a copy of its
+    own, and its experts' weights are packed one layer at a time, each original let go before the next.
+    `state_dict()` still gives the names, shapes and dtypes it gave before, quantised weights with the values
+    they now have. What transformers built for an FP8 or FP4 checkpoint (`FP8Experts`, `FP8Linear`) is taken
+    as it is, by the scales and block sizes of that checkpoint; its activations are not quantised.
+
+    Args:
+        model: a loaded transformers model, or a part of one (to convert layer by layer while loading).
+        weights: how to hold the routed experts: "bf16", "fp8" (blocks of 128x128), "fp4" (blocks of 1x32,
+            UE8M0 scales), or None, as they are.
+        linears: hold and run the other linear layers in the same way, but for those a checkpoint of this
+            model would not quantise (the output head, `_keep_in_fp32_modules`).
+
+    Returns:
+        The same model. Experts and routers that no op can express exactly keep transformers' own
+        implementation, with a line in the log (INFO) that says why.
+
+    Raises:
+        ValueError: `weights` is not a format, the model is optimised already, nothing in it can be taken, or
+            something held in FP8 cannot (transformers would not run it either).
+    """
+    if weights is not None and weights not in FORMATS:
+        raise ValueError(f"optimize: weights is {weights!r}, expected None, 'bf16', 'fp8' or 'fp4'")
+    if any(isinstance(module, Packed) for module in model.modules()):
+        raise ValueError("optimize: this model is optimised already; load it again to change its weights")
+
+    # Everything is checked before anything is changed.
+    left: dict[str, str] = {}
+    moe = _takable(model, experts.is_experts, lambda m: experts.check(m, weights), left)
+    gates = _takable(model, routers.is_router, routers.check, left)
+    dense = _takable(model, linear_layers.is_fp8, lambda m: linear_layers.check(m, weights), left)
+    if linears:
+        kept = _never_quantised(model)
+        plain = _takable(model, linear_layers.is_float, lambda m: linear_layers.check(m, weights), left)
+        dense |= {name: module for name, module in plain.items() if should_convert_module(name, kept)}
+    _report(model, left, nothing=not moe and not dense)
+
+    _own_configs(model, keep=[name for name in left if experts.is_experts(model.get_submodule(name))])
+    model.requires_grad_(False)
+    for module in moe.values():
+        experts.convert(module, weights)
+        module.config._experts_implementation = experts.IMPLEMENTATION
+    for module in gates.values():
+        routers.convert(module)
+    for module in dense.values():
+        linear_layers.convert(module, weights)
+    return model
+
+
+def _takable(
+    model: nn.Module,
+    wanted: Callable[[nn.Module], bool],
+    check: Callable[[nn.Module], None],
+    left: dict[str, str],
+) -> dict[str, HfModule]:
+    """Return the wanted modules that pass the check, by name; say in `left` why the others do not."""
+    taken = {}
+    for name, module in model.named_modules():
+        if wanted(module):
+            try:
+                check(module)
+            except Unsupported as reason:
+                left[name] = str(reason)
+            else:
+                taken[name] = module
+    return taken
+
+
+def _report(model: nn.Module, left: dict[str, str], *, nothing: bool) -> None:
+    """Say what is left to transformers; raise if that is everything, or more than transformers can run."""
+    lines = [f"{name or type(model).__name__} because {why}" for name, why in left.items()]
+    said = "; ".join(lines[:3]) + (f"; and {len(lines) - 3} more" if len(lines) > 3 else "")
+    if nothing:
+        reason = said or "it has no routed experts"
+        raise ValueError(f"optimize: found nothing to take in {type(model).__name__}: {reason}")
+    for module in map(model.get_submodule, left):
+        if experts.is_fp8(module) or linear_layers.is_fp8(module):
+            raise ValueError(f"optimize: cannot take FP8 weights of {type(model).__name__}: {said}")
+    if left:
+        _log.info("optimize: left to transformers: %s", said)
+
+
+def _own_configs(model: nn.Module, *, keep: list[str]) -> None:
+    """Give this instance configurations of its own, shared between its modules just as the old ones were.
+
+    Experts named in `keep` each get one apart, so that what is set for the others is not said of them.
+    """
+    memo: dict[int, object] = {}
+    for name, module in model.named_modules():
+        config = getattr(module, "config", None)
+        if isinstance(config, PreTrainedConfig):
+            module.config = copy.deepcopy(config, {} if name in keep else memo)
+
+
+def _never_quantised(model: nn.Module) -> list[str]:
+    if not isinstance(model, PreTrainedModel):
+        raise ValueError(f"optimize: linears=True takes a whole model, got {type(model).__name__}")
+    return [*get_keys_to_not_convert(model), *(model._keep_in_fp32_modules or [])]

@@ -1,0 +1,418 @@
+"""What an op is. Data only: nothing here runs a kernel.
+
+An op file hands `Op` its public function, its tensor arguments and its results; names, options and defaults are
+read from the function's signature. `_C` gets the same record once, at import, and checks every call against it;
+`Op.bind` repeats the check in Python when a call was refused, to say what is wrong.
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import types
+import typing
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+Dims = Mapping[str, int]
+
+# Names of dtypes in schemas. A code is the dtype's position: `csrc/core/types.h` lists them in the same order.
+DTYPES: dict[str, torch.dtype] = {
+    "f32": torch.float32,
+    "bf16": torch.bfloat16,
+    "e4m3": torch.float8_e4m3fn,
+    "e8m0": torch.float8_e8m0fnu,
+    "u8": torch.uint8,
+    "i32": torch.int32,
+    "i64": torch.int64,
+    "f16": torch.float16,
+    "f64": torch.float64,
+    "i8": torch.int8,
+    "bool": torch.bool,
+}
+CODES = {name: code for code, name in enumerate(DTYPES)}
+NAME_OF = {dtype: name for name, dtype in DTYPES.items()}
+# Stored as bytes: FP4 holds two values a byte, so its last dimension counts double.
+STORED_AS = {"fp4": "u8"}
+# How options spell dtypes.
+SPELLED = {"fp32": "f32", "ue8m0": "e8m0"}
+# Wider or older spellings that an argument of this dtype takes too.
+ALSO_TAKES = {"e8m0": ("u8",), "i32": ("i64",)}
+
+
+class ShapeError(ValueError):
+    """A tensor's shape, strides, device or contents, or an option's value, does not fit the op."""
+
+
+class DtypeError(TypeError):
+    """A tensor's dtype, or the type of an argument, does not fit the op."""
+
+
+class UnsupportedError(RuntimeError):
+    """No implementation of the op can run here."""
+
+
+# --- shapes -----------------------------------------------------------------------------------------------------
+
+_OPERATORS = {ast.Add: "+", ast.Sub: "-", ast.Mult: "*", ast.Div: "/"}
+Rpn = tuple[str | int, ...]  # reverse polish: symbols, integers, operators; "/" rounds up
+
+
+def _parse(term: str) -> Rpn:
+    def walk(node: ast.expr) -> Rpn:
+        if isinstance(node, ast.BinOp):
+            return (*walk(node.left), *walk(node.right), _OPERATORS[type(node.op)])
+        if isinstance(node, ast.Name):
+            return (node.id,)
+        assert isinstance(node, ast.Constant) and isinstance(node.value, int), term
+        return (node.value,)
+
+    return walk(ast.parse(term, mode="eval").body)
+
+
+def evaluate(rpn: Rpn, dims: Mapping[str, Any]) -> Any:
+    """The value of a shape term; works on symbolic sizes too.
+
+    Raises:
+        KeyError: a symbol has no value yet.
+    """
+    stack: list[Any] = []
+    for item in rpn:
+        if isinstance(item, str) and item in "+-*/":
+            b, a = stack.pop(), stack.pop()
+            stack.append(a + b if item == "+" else a - b if item == "-" else a * b if item == "*" else -(-a // b))
+        else:
+            stack.append(dims[item] if isinstance(item, str) else item)
+    return stack[0]
+
+
+def block_size(size: int, blocks: int) -> int | None:
+    """The power of two g with ceil(size / g) == blocks; None if there is none."""
+    g = 1
+    while -(-size // g) > max(blocks, 1):
+        g *= 2
+    return g if -(-size // g) == blocks or size == 0 else None
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """Terms such as "E N/128 2*I"; a leading "..." stands for any leading dimensions."""
+
+    text: str
+    batched: bool = field(init=False)
+    terms: tuple[Rpn, ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        words = self.text.split()
+        object.__setattr__(self, "batched", words[:1] == ["..."])
+        object.__setattr__(self, "terms", tuple(map(_parse, words[self.batched :])))
+
+    def __str__(self) -> str:
+        return "(" + ", ".join(self.text.split()) + ")"
+
+
+# --- the record -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Arg:
+    """A tensor argument.
+
+    `dtypes` names what is taken ("f32 bf16"). `layout` is "rows" (unit stride in the last dimension, one stride
+    for all rows) or "dense" (contiguous).
+    """
+
+    name: str
+    shape: str
+    dtypes: str
+    doc: str
+    layout: Literal["rows", "dense"] = "rows"
+
+    @property
+    def packed(self) -> bool:
+        return "fp4" in self.dtypes.split()
+
+    def accepts(self) -> list[str]:
+        stored = [STORED_AS.get(d, d) for d in self.dtypes.split()]
+        return list(dict.fromkeys(stored + [also for d in stored for also in ALSO_TAKES.get(d, ())]))
+
+
+@dataclass(frozen=True, slots=True)
+class Out:
+    """A result. `dtype` names a dtype, an argument or an option; of several words the first that is set counts."""
+
+    name: str
+    shape: str
+    dtype: str
+    doc: str
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """A keyword option, read from the signature."""
+
+    name: str
+    kind: Literal["int", "float", "bool", "enum", "dtype", "ints"]
+    default: Any
+    nullable: bool
+    choices: tuple[str, ...] = ()
+    length: int = 1  # of a tuple of ints
+
+    @property
+    def symbols(self) -> tuple[str, ...]:
+        """The sizes it sets: an int its own name, a tuple name_0, name_1, ..."""
+        if self.kind == "int":
+            return (self.name,)
+        return tuple(f"{self.name}_{i}" for i in range(self.length)) if self.kind == "ints" else ()
+
+
+@dataclass(frozen=True, eq=False)
+class Op:
+    """Everything sparsekern knows about an op except how to run it fast."""
+
+    fn: Callable[..., Any]
+    family: str
+    args: tuple[Arg, ...]
+    outs: tuple[Out, ...]
+    reference: Callable[..., Any]
+    inputs: Callable[[Dims, torch.Generator], dict[str, Any]]  # keyword arguments of `fn`
+    test_dims: tuple[Dims, ...]
+    bench_dims: tuple[Dims, ...]
+    spoil: Callable[[dict[str, Any]], dict[str, Any]]  # a small change that a test must notice
+    source: str
+    max_err: float = 0.0  # of a row's largest value; 0: the reference's very bits
+    rows: tuple[str, ...] = ()  # arguments whose first dimension counts the independent rows
+    result: type | None = None  # the NamedTuple of several results
+    flops: Callable[[Dims], float] = lambda d: 0.0
+    bytes: Callable[[Dims], float] = lambda d: 0.0
+    dynamic: Mapping[str, str] = field(default_factory=dict)  # size known only from values -> option that fixes it
+
+    name: str = field(init=False)
+    options: tuple[Option, ...] = field(init=False)
+    optional: frozenset[str] = field(init=False)
+    shapes: Mapping[str, Shape] = field(init=False)
+
+    def __post_init__(self) -> None:
+        set_ = lambda name, value: object.__setattr__(self, name, value)  # noqa: E731
+        parameters = inspect.signature(self.fn).parameters
+        hints = typing.get_type_hints(self.fn)
+        names = [a.name for a in self.args]
+        set_("name", self.fn.__name__)
+        set_("optional", frozenset(n for n in names if parameters[n].default is None))
+        set_("options", tuple(
+            _option(p, hints[p.name]) for p in parameters.values() if p.name not in (*names, "out", "workspace")
+        ))  # fmt: skip
+        set_("shapes", {x.name: Shape(x.shape) for x in (*self.args, *self.outs)})
+
+    # -- checking in Python: the readable twin of `csrc/bindings/call.cpp` --
+
+    def bind(self, tensors: Mapping[str, Tensor | None], options: Mapping[str, Any]) -> dict[str, Any]:
+        """Check a call; return the size of every dimension, and the leading dimensions as "...".
+
+        Raises:
+            DtypeError: naming the argument and what it takes.
+            ShapeError: naming the argument, its shape, the expected one, and where each size came from.
+        """
+        dims: dict[str, Any] = {}
+        for o in self.options:
+            if options[o.name] is not None and o.symbols:
+                value = options[o.name]
+                dims.update(zip(o.symbols, (value,) if o.kind == "int" else value, strict=True))
+        for term in (t for shape in self.shapes.values() for t in shape.terms):
+            for symbol, operator in zip(term, term[1:], strict=False):
+                if operator == "/" and isinstance(symbol, str) and dims.get(symbol, 1) < 1:
+                    raise ShapeError(f"{self.name}: {symbol} is {dims[symbol]}, expected at least 1")
+        for symbol, option in self.dynamic.items():
+            if options[option] is not None:
+                dims[symbol] = options[option]
+        origin: dict[str, str] = {}
+        present = [(a, t) for a in self.args if (t := tensors[a.name]) is not None]
+        device = present[0][1].device
+        for a, t in present:
+            self._check_dtype(a, t)
+            if t.device != device:
+                raise ShapeError(
+                    f"{self.name}: {a.name} is on {t.device}, expected {device} like {present[0][0].name}"
+                )
+        for a, t in present:
+            self._first_sizes(a, t, dims, origin)
+        for a, t in present:
+            self._check_sizes(a, t, dims, origin)
+        for a, t in present:
+            self._check_layout(a, t)
+        return dims
+
+    def _check_dtype(self, a: Arg, t: Tensor) -> None:
+        if NAME_OF.get(t.dtype) in a.accepts():
+            return
+        hint = "; convert it to bfloat16 or float32" if t.dtype is torch.float16 else ""
+        takes = " or ".join(a.dtypes.split())
+        raise DtypeError(f"{self.name}: {a.name} is {str(t.dtype).removeprefix('torch.')}, expected {takes}{hint}")
+
+    def _logical(self, a: Arg, t: Tensor) -> tuple[Any, ...]:
+        """The shape in elements: bytes of FP4 hold two."""
+        shape = tuple(t.shape)
+        return (*shape[:-1], 2 * shape[-1]) if a.packed and t.dtype == torch.uint8 and shape else shape
+
+    def _first_sizes(self, a: Arg, t: Tensor, dims: dict[str, Any], origin: dict[str, str]) -> None:
+        shape, sizes = self.shapes[a.name], self._logical(a, t)
+        lead = len(sizes) - len(shape.terms)
+        if lead < 0 or (lead > 0 and not shape.batched):
+            raise ShapeError(f"{self.name}: {a.name} has shape {tuple(t.shape)}, expected {shape}")
+        if shape.batched and "..." not in dims:
+            dims["..."], origin["..."] = sizes[:lead], a.name
+        for axis, (term, size) in enumerate(zip(shape.terms, sizes[lead:], strict=True), start=lead):
+            if len(term) == 1 and isinstance(term[0], str) and term[0] not in dims:
+                dims[term[0]], origin[term[0]] = size, f"{a.name}.shape[{axis}]"
+
+    def _check_sizes(self, a: Arg, t: Tensor, dims: dict[str, Any], origin: dict[str, str]) -> None:
+        shape, sizes = self.shapes[a.name], self._logical(a, t)
+        lead = len(sizes) - len(shape.terms)
+        for term, size in zip(shape.terms, sizes[lead:], strict=True):
+            unknown = term[1] if len(term) == 3 and term[2] == "/" and isinstance(term[1], str) else None
+            if unknown is not None and unknown not in dims and isinstance(size, int):
+                g = block_size(evaluate(term[:1], dims), size)
+                if g is not None:
+                    dims[unknown], origin[unknown] = g, f"{a.name}'s blocks"
+        want = (*(dims["..."] if shape.batched else ()), *(evaluate(term, _Known(dims)) for term in shape.terms))
+        if sizes != want:
+            used = [s for s in origin if any(s in term for term in shape.terms) or (s == "..." and shape.batched)]
+            why = ", ".join(f"{s}={dims[s]} from {origin[s]}" for s in used)
+            raise ShapeError(
+                f"{self.name}: {a.name} has shape {tuple(t.shape)}, expected {shape} = {want}" + f"  [{why}]" * bool(why)
+            )
+
+    def _check_layout(self, a: Arg, t: Tensor) -> None:
+        if a.layout == "dense" or t.dim() == 0 or t.numel() == 0:
+            good, what = t.is_contiguous() or t.numel() == 0, "contiguous"
+        else:
+            good, what = is_rows(t.shape, t.stride()), "unit stride in the last dimension and evenly spaced rows"
+        if not good:
+            raise ShapeError(
+                f"{self.name}: {a.name} has strides {tuple(t.stride())}, expected {what}; call {a.name}.contiguous()"
+            )
+
+    def result_specs(
+        self, tensors: Mapping[str, Tensor | None], options: Mapping[str, Any], dims: Mapping[str, Any]
+    ) -> list[tuple[tuple[Any, ...], torch.dtype] | None]:
+        """Shape and dtype of every result; None for one that this call does not have."""
+        specs: list[tuple[tuple[Any, ...], torch.dtype] | None] = []
+        for out in self.outs:
+            shape, dtype = self.shapes[out.name], self._out_dtype(out, tensors, options)
+            lead = tuple(dims["..."]) if shape.batched else ()
+            sizes = [*lead, *(evaluate(term, dims) for term in shape.terms)]
+            if dtype == "fp4":
+                sizes[-1] = sizes[-1] // 2
+            specs.append(None if dtype == "none" else (tuple(sizes), DTYPES[STORED_AS.get(dtype, dtype)]))
+        return specs
+
+    def _out_dtype(self, out: Out, tensors: Mapping[str, Tensor | None], options: Mapping[str, Any]) -> str:
+        for word in out.dtype.split():
+            if word in CODES or word in STORED_AS:
+                return word
+            value = options[word] if word in options else tensors[word]
+            if isinstance(value, Tensor):
+                return NAME_OF[value.dtype]
+            if isinstance(value, torch.dtype):
+                if value not in NAME_OF:
+                    raise DtypeError(f"{self.name}: {word} is {value}, which is not a result dtype")
+                return NAME_OF[value]
+            if isinstance(value, str):
+                return SPELLED.get(value, value)
+        raise AssertionError(f"{self.name}: no dtype for {out.name}")
+
+    # -- what `_C` is told, once --
+
+    def compiled(self) -> tuple[Any, ...]:
+        """The record as plain tuples; `csrc/bindings/schema.cpp` reads it."""
+        words = {s for sh in self.shapes.values() for term in sh.terms for s in term if isinstance(s, str)}
+        set_by_options = [s for o in self.options for s in o.symbols]
+        symbols = [*set_by_options, *sorted(words - {*set_by_options, *"+-*/"})]
+        codes = {"+": 2, "-": 3, "*": 4, "/": 5}
+
+        def term(rpn: Rpn) -> list[tuple[int, int]]:
+            return [
+                (0, x) if isinstance(x, int) else (codes[x], 0) if x in codes else (1, symbols.index(x)) for x in rpn
+            ]
+
+        def shape(name: str) -> tuple[bool, list[list[tuple[int, int]]]]:
+            return self.shapes[name].batched, [term(t) for t in self.shapes[name].terms]
+
+        names, options = [a.name for a in self.args], [o.name for o in self.options]
+
+        def dtype_rule(out: Out) -> list[tuple[int, int]]:  # (0 fixed, 1 argument, 2 option), which
+            return [
+                (0, CODES[STORED_AS.get(w, w)]) if w in CODES or w in STORED_AS
+                else (2, options.index(w)) if w in options
+                else (1, names.index(w))
+                for w in out.dtype.split()
+            ]  # fmt: skip
+
+        def choice_codes(o: Option) -> list[int]:  # what dtype a choice names, -1 for none
+            return [CODES.get(SPELLED.get(c, c), -1) for c in o.choices]
+
+        return (
+            self.name,
+            symbols,
+            [
+                (a.name, a.name in self.optional, sum(1 << CODES[d] for d in a.accepts()), a.packed,
+                 a.layout == "dense", "i32" in a.dtypes.split(), *shape(a.name))
+                for a in self.args
+            ],
+            [
+                (o.name, o.kind, o.nullable, list(o.choices), choice_codes(o), [symbols.index(s) for s in o.symbols])
+                for o in self.options
+            ],
+            [(o.name, dtype_rule(o), "fp4" in o.dtype.split(), *shape(o.name)) for o in self.outs],
+            self.result,
+        )  # fmt: skip
+
+
+class _Known(dict[str, Any]):
+    """Sizes; what is not known reads as -1, so that a comparison fails and the message can say so."""
+
+    def __missing__(self, key: str) -> int:
+        return -1
+
+
+def is_rows(shape: Sequence[int], stride: Sequence[int]) -> bool:
+    """Whether the last dimension is contiguous and one stride walks all leading ones."""
+    if shape[-1] > 1 and stride[-1] != 1:
+        return False
+    leading = [(n, s) for n, s in zip(shape[:-1], stride[:-1], strict=True) if n > 1]
+    return all(s == inner * n for (_, s), (n, inner) in zip(leading, leading[1:], strict=False))
+
+
+def _option(p: inspect.Parameter, hint: Any) -> Option:
+    """Read one keyword option from its annotation.
+
+    Raises:
+        TypeError: an annotation that options cannot have.
+    """
+    union = isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union
+    members = [m for m in typing.get_args(hint) if m is not type(None)] if union else [hint]
+    nullable = union and len(members) < len(typing.get_args(hint))
+    kind = members[0]
+    if typing.get_origin(kind) is Literal:
+        return Option(p.name, "enum", p.default, nullable, typing.get_args(kind))
+    if typing.get_origin(kind) is tuple:
+        return Option(p.name, "ints", p.default, nullable, length=len(typing.get_args(kind)))
+    if kind is torch.dtype:
+        return Option(p.name, "dtype", p.default, nullable)
+    if kind not in (int, float, bool):
+        raise TypeError(f"option {p.name} has annotation {hint}")
+    return Option(p.name, kind.__name__, p.default, nullable)
+
+
+def as_tuple(result: Any) -> tuple[Any, ...]:
+    """Results as a tuple, also a single one."""
+    return tuple(result) if isinstance(result, tuple) else (result,)
+
+
+def names(items: Iterable[Any]) -> list[str]:
+    """The names of args, outs or options."""
+    return [item.name for item in items]
