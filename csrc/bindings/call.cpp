@@ -154,23 +154,37 @@ void Call::bind_sizes() {
     const TensorView& t = args_[i];
     if (!t.present()) continue;
     const ArgSpec& spec = schema_.args[i];
-    const int lead = t.rank - static_cast<int>(spec.shape.terms.size());
-    if (lead < 0 || (lead > 0 && !spec.shape.batched)) throw Refused{"rank"};
-    if (spec.shape.batched && batch_ == nullptr) {
+    const ShapeSpec& form = form_of(spec, t);
+    const int lead = t.rank - static_cast<int>(form.terms.size());
+    if (form.batched && batch_ == nullptr) {
       batch_ = &t;
       batch_rank_ = lead;
     }
     for (int j = lead; j < t.rank; ++j) {
-      const Term& term = spec.shape.terms[static_cast<size_t>(j - lead)];
+      const Term& term = form.terms[static_cast<size_t>(j - lead)];
       if (term.size() != 1 || term[0].kind != Token::kSymbol || sizes_[term[0].value] != kUnknown) continue;
-      sizes_[term[0].value] = t.shape[j] << (spec.packed && t.dtype == Dtype::u8 && j == t.rank - 1);
+      sizes_[term[0].value] = t.shape[j] << doubled(spec, form, t, j);
     }
   }
   for (size_t i = 0; i < schema_.args.size(); ++i)
-    if (args_[i].present() && !fits(schema_.args[i].shape, args_[i], schema_.args[i].packed)) throw Refused{"shape"};
+    if (args_[i].present() && !fits(schema_.args[i], args_[i])) throw Refused{"shape"};
 }
 
-bool Call::fits(const ShapeSpec& spec, const TensorView& t, bool packed) {
+const ShapeSpec& Call::form_of(const ArgSpec& spec, const TensorView& t) {
+  for (const ShapeSpec& form : spec.forms) {
+    const int lead = t.rank - static_cast<int>(form.terms.size());
+    if (lead == 0 || (lead > 0 && form.batched)) return form;
+  }
+  throw Refused{"rank"};
+}
+
+// Whether bytes of that dimension hold two elements.
+bool Call::doubled(const ArgSpec& spec, const ShapeSpec& form, const TensorView& t, int axis) {
+  return spec.packed && t.dtype == Dtype::u8 && axis == t.rank - 1 && &form == spec.forms.data();
+}
+
+bool Call::fits(const ArgSpec& arg, const TensorView& t) {
+  const ShapeSpec& spec = form_of(arg, t);
   const int lead = t.rank - static_cast<int>(spec.terms.size());
   if (spec.batched) {
     if (lead != batch_rank_) return false;
@@ -179,7 +193,7 @@ bool Call::fits(const ShapeSpec& spec, const TensorView& t, bool packed) {
   }
   for (int j = lead; j < t.rank; ++j) {
     const Term& term = spec.terms[static_cast<size_t>(j - lead)];
-    const int64_t got = t.shape[j] << (packed && t.dtype == Dtype::u8 && j == t.rank - 1);
+    const int64_t got = t.shape[j] << doubled(arg, spec, t, j);
     // "N/g" with g unknown: the scale's shape tells the block size.
     if (term.size() == 3 && term[2].kind == Token::kCeilDiv && term[1].kind == Token::kSymbol &&
         sizes_[term[1].value] == kUnknown) {

@@ -84,7 +84,9 @@ class Call {
   void read_tensor_arg(int i, PyObject* value);
   void read_option(int i, PyObject* value);
   void bind_sizes();
-  bool fits(const ShapeSpec& spec, const TensorView& t, bool packed);
+  static const ShapeSpec& form_of(const ArgSpec& spec, const TensorView& t);
+  static bool doubled(const ArgSpec& spec, const ShapeSpec& form, const TensorView& t, int axis);
+  bool fits(const ArgSpec& spec, const TensorView& t);
   int64_t evaluate(const Term& term) const;
   int symbol(const char* name) const;
   Dtype out_dtype(const OutSpec& spec) const;

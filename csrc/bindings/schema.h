@@ -24,7 +24,7 @@ struct ArgSpec {
   std::string name;
   bool optional, packed, dense, index;  // packed: a byte holds two; index: int32, int64 taken
   uint32_t dtypes;                      // bit per Dtype
-  ShapeSpec shape;
+  std::vector<ShapeSpec> forms;         // told apart by rank
 };
 
 enum class OptionKind { integer, real, boolean, choice, dtype, integers };
