@@ -81,7 +81,7 @@ def _through_torch(op: Op, values: Sequence[Any]) -> Any:
     *inputs, out = values
     overloads = getattr(torch.ops.sparsekern, op.name)
     if out is not None:
-        overloads.out(*inputs, *as_tuple(out))
+        overloads.out(*inputs, **{f"out_{o.name}": t for o, t in zip(op.outs, as_tuple(out), strict=True)})
         return out
     result = overloads.default(*inputs)
     return op.result(*result) if op.result is not None else result

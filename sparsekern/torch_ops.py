@@ -52,10 +52,13 @@ def register(op: Op) -> None:
         )
         return made[0] if len(made) == 1 else made
 
+    def fake_out(*values: Any, **out: Tensor) -> None:
+        fake(*values[:inputs])  # the checks of the inputs; those of `out` happen when memory is there
+
     _LIBRARY.impl(op.name, run, "CPU")
     _LIBRARY.impl(f"{op.name}.out", run_out, "CPU")
     torch.library.register_fake(f"sparsekern::{op.name}", fake, lib=_LIBRARY)
-    torch.library.register_fake(f"sparsekern::{op.name}.out", lambda *_, **__: None, lib=_LIBRARY)
+    torch.library.register_fake(f"sparsekern::{op.name}.out", fake_out, lib=_LIBRARY)
 
 
 def _option(o: Option) -> str:
