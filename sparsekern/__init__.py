@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import torch as _torch  # noqa: F401  # first: its OpenMP runtime becomes ours too
 
+from sparsekern import reference
 from sparsekern.backend import trace
 from sparsekern.config import config
 from sparsekern.plan import Support, ops, support
 from sparsekern.ops.rms_norm import rms_norm
+
+__version__ = "0.1.0"
