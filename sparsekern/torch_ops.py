@@ -32,7 +32,7 @@ def register(op: Op) -> None:
         check_gradients(op, values)
         with torch.no_grad():
             result = run_plain(op, (*values, None))
-        return result if len(op.outs) == 1 else tuple(result)
+        return result if len(op.outs) == 1 else tuple(torch.empty(0) if t is None else t for t in result)
 
     def run_out(*values: Any, **out: Tensor) -> None:
         check_gradients(op, values)
@@ -47,7 +47,7 @@ def register(op: Op) -> None:
         options = dict(zip((o.name for o in op.options), values[len(op.args) :], strict=True))
         dims = op.bind(tensors, options)
         for symbol in op.dynamic:
-            if symbol not in dims:
+            if symbol not in dims:  # unbacked: known when the kernel has run
                 dims[symbol] = torch.library.get_ctx().new_dynamic_size()
         device = values[0].device
         made = tuple(
