@@ -159,6 +159,20 @@ SK_INLINE float largest(F32 a) {  // no NaN among the lanes
   return _mm_cvtss_f32(_mm_max_ss(s2, _mm_movehdup_ps(s2)));
 }
 
+// --- moves between two vectors, read as 32 lanes a, b: the even ones, the odd ones; and back, 16 by 16
+template <int kPick>
+SK_INLINE __m256 every_other(F32 x) {
+  return _mm256_castpd_ps(_mm256_permute4x64_pd(_mm256_castps_pd(_mm256_shuffle_ps(x.lo, x.hi, kPick)), 0xd8));
+}
+SK_INLINE F32 even_lanes(F32 a, F32 b) { return {every_other<0x88>(a), every_other<0x88>(b)}; }
+SK_INLINE F32 odd_lanes(F32 a, F32 b) { return {every_other<0xdd>(a), every_other<0xdd>(b)}; }
+SK_INLINE F32 interleave(__m256 even, __m256 odd) {
+  const __m256 low = _mm256_unpacklo_ps(even, odd), high = _mm256_unpackhi_ps(even, odd);
+  return {_mm256_permute2f128_ps(low, high, 0x20), _mm256_permute2f128_ps(low, high, 0x31)};
+}
+SK_INLINE F32 interleave_low(F32 even, F32 odd) { return interleave(even.lo, odd.lo); }
+SK_INLINE F32 interleave_high(F32 even, F32 odd) { return interleave(even.hi, odd.hi); }
+
 // --- pairs of bf16, the operands of dot()
 SK_INLINE Bf16x2 load_pairs(const void* p) {
   const __m256i* q = static_cast<const __m256i*>(p);

@@ -94,6 +94,24 @@ SK_INLINE __m256i narrow(F32 x) {
 SK_INLINE void store(bf16* p, F32 x) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), narrow(x)); }
 SK_INLINE void store(bf16* p, F32 x, int64_t n) { _mm256_mask_storeu_epi16(p, first(n), narrow(x)); }
 
+// --- moves between two vectors, read as 32 lanes a, b: the even ones, the odd ones; and back, 16 by 16
+SK_INLINE F32 even_lanes(F32 a, F32 b) {
+  return {_mm512_permutex2var_ps(
+      a.v, _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30), b.v)};
+}
+SK_INLINE F32 odd_lanes(F32 a, F32 b) {
+  return {_mm512_permutex2var_ps(
+      a.v, _mm512_setr_epi32(1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31), b.v)};
+}
+SK_INLINE F32 interleave_low(F32 even, F32 odd) {
+  return {_mm512_permutex2var_ps(
+      even.v, _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23), odd.v)};
+}
+SK_INLINE F32 interleave_high(F32 even, F32 odd) {
+  return {_mm512_permutex2var_ps(
+      even.v, _mm512_setr_epi32(8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31), odd.v)};
+}
+
 // --- pairs of bf16, the operands of dot()
 SK_INLINE Bf16x2 load_pairs(const void* p) { return {_mm512_loadu_si512(p)}; }
 SK_INLINE void store_pairs(void* p, Bf16x2 x) { _mm512_storeu_si512(p, x.v); }

@@ -119,6 +119,20 @@ SK_INLINE float largest(F32 a) {  // no NaN among the lanes
   return r;
 }
 
+// --- moves between two vectors, read as 32 lanes a, b: the even ones, the odd ones; and back, 16 by 16
+SK_INLINE F32 even_lanes(F32 a, F32 b) {
+  return lanes<F32>([&](int i) { return i < 8 ? a.v[2 * i] : b.v[2 * i - 16]; });
+}
+SK_INLINE F32 odd_lanes(F32 a, F32 b) {
+  return lanes<F32>([&](int i) { return i < 8 ? a.v[2 * i + 1] : b.v[2 * i - 15]; });
+}
+SK_INLINE F32 interleave_low(F32 even, F32 odd) {
+  return lanes<F32>([&](int i) { return i % 2 == 0 ? even.v[i / 2] : odd.v[i / 2]; });
+}
+SK_INLINE F32 interleave_high(F32 even, F32 odd) {
+  return lanes<F32>([&](int i) { return i % 2 == 0 ? even.v[8 + i / 2] : odd.v[8 + i / 2]; });
+}
+
 // --- pairs of bf16, the operands of dot()
 SK_INLINE Bf16x2 load_pairs(const void* p) {
   Bf16x2 r;
