@@ -1,29 +1,37 @@
-// Loops over a row: full vectors without masks, then one masked tail. A body is written once, for both.
+// Loops over a row: full vectors without masks, then one masked tail. A body is written once, as a function of
+// (i, lanes), and reads with load(x + i, lanes) whichever lanes these are.
 #pragma once
 
 namespace sk::simd::SK_ISA {
 
-// Stands where a count of lanes stands: all of them. load(p, All{}) is load(p).
+// Which values a vector takes: the first n (an int64_t), all 16, or the even or the odd ones of 32. A vector of bf16
+// is cheaper to take apart, and to put together, that way.
 struct All {};
+struct Even {};
+struct Odd {};
+
 template <class T>
 SK_INLINE auto load(const T* p, All) {
   return load(p);
 }
+SK_INLINE F32 load(const bf16* p, Even) { return even(load_pairs(p)); }
+SK_INLINE F32 load(const bf16* p, Odd) { return odd(load_pairs(p)); }
+SK_INLINE F32 load(const float* p, Even) { return even_lanes(load(p), load(p + kLanes)); }
+SK_INLINE F32 load(const float* p, Odd) { return odd_lanes(load(p), load(p + kLanes)); }
+SK_INLINE I32 load(const uint8_t* p, Even) { return and_(load_words(p), splat_i(0xff)); }
+SK_INLINE I32 load(const uint8_t* p, Odd) { return shr<8>(load_words(p)); }
+
 template <class T, class V>
 SK_INLINE void store(T* p, V x, All) {
   store(p, x);
 }
-
-// The first n pairs of two vectors that follow one another.
-template <class T>
-SK_INLINE void store_pairs_of(T* p, F32 a, F32 b, All) {
-  store(p, a);
-  store(p + kLanes, b);
+SK_INLINE void store_even_odd(bf16* p, F32 even, F32 odd) { store_pairs(p, narrow_pairs(even, odd)); }
+SK_INLINE void store_even_odd(float* p, F32 even, F32 odd) {
+  store(p, interleave_low(even, odd));
+  store(p + kLanes, interleave_high(even, odd));
 }
-template <class T>
-SK_INLINE void store_pairs_of(T* p, F32 a, F32 b, int64_t n) {
-  store(p, a, 2 * n);
-  if (2 * n > kLanes) store(p + kLanes, b, 2 * n - kLanes);
+SK_INLINE void store_even_odd(uint8_t* p, I32 even, I32 odd) {
+  store_words(p, or_(and_(even, splat_i(0xff)), shl<8>(odd)));
 }
 
 // The first n lanes of x, zeros elsewhere.
@@ -34,16 +42,18 @@ SK_INLINE F32 keep(F32 x, int64_t n) {
   return load(lanes, n);
 }
 
-// body(i, n) for i = 0, 16, ...: n is All, and at the end of the row the number of lanes left.
-template <class Body>
-SK_INLINE void for_lanes(int64_t size, const Body& body) {
+// y[i] = f(i, lanes), which depends on x[i] first of all: types narrower than float are best taken by twos.
+template <class X, class Y, class F>
+SK_INLINE void map_row(const X*, Y* y, int64_t size, const F& f) {
   int64_t i = 0;
-  for (; i + kLanes <= size; i += kLanes) body(i, All{});
-  if (i < size) body(i, size - i);
+  if constexpr (sizeof(X) < sizeof(float) && sizeof(Y) < sizeof(float))
+    for (; i + 2 * kLanes <= size; i += 2 * kLanes) store_even_odd(y + i, f(i, Even{}), f(i, Odd{}));
+  for (; i + kLanes <= size; i += kLanes) store(y + i, f(i, All{}));
+  if (i < size) store(y + i, f(i, size - i), size - i);
 }
 
-// The sum over all lanes of acc = step(acc, i, n). Four chains hide the latency of an addition; their order is part
-// of the result: same on every ISA.
+// The sum over all lanes of acc = step(acc, i, lanes). Four chains hide the latency of an addition; their order is
+// part of the result: same on every ISA.
 template <class Step>
 SK_INLINE float sum_over(int64_t size, const Step& step) {
   F32 acc[4] = {splat(0.0f), splat(0.0f), splat(0.0f), splat(0.0f)};

@@ -99,43 +99,57 @@ SK_INLINE float load_scale(const void* scales, Dtype dtype, int64_t i) {
 
 template <class T>
 SK_INLINE F32 larger_magnitudes(F32 most, const T* x, int64_t n) {
-  for_lanes(n, [&](int64_t i, auto lanes) { most = larger_magnitude(most, load(x + i, lanes)); });
-  return most;
+  int64_t i = 0;
+  if constexpr (sizeof(T) < sizeof(float))
+    for (; i + 2 * kLanes <= n; i += 2 * kLanes)
+      most = larger_magnitude(larger_magnitude(most, load(x + i, Even{})), load(x + i, Odd{}));
+  for (; i + kLanes <= n; i += kLanes) most = larger_magnitude(most, load(x + i));
+  return i < n ? larger_magnitude(most, load(x + i, n - i)) : most;
 }
 
 // n values to n bytes.
 template <class T>
 SK_INLINE void encode_row(E4m3, const T* x, int64_t n, float inverse, uint8_t* q) {
   const F32 s = splat(inverse);
-  for_lanes(n, [&](int64_t i, auto lanes) { store(q + i, encode<E4m3>(mul(load(x + i, lanes), s)), lanes); });
+  map_row(x, q, n, [&](int64_t i, auto lanes) { return encode<E4m3>(mul(load(x + i, lanes), s)); });
 }
 // n values, n even, to n / 2 bytes; the earlier value is the lower half of a byte.
 template <class T>
 SK_INLINE void encode_row(E2m1, const T* x, int64_t n, float inverse, uint8_t* q) {
   const F32 s = splat(inverse);
-  const auto pack = [&](F32 a, F32 b) {
-    return or_(encode<E2m1>(mul(even_lanes(a, b), s)), shl<4>(encode<E2m1>(mul(odd_lanes(a, b), s))));
+  const auto pack = [&](F32 even, F32 odd) {
+    return or_(encode<E2m1>(mul(even, s)), shl<4>(encode<E2m1>(mul(odd, s))));
   };
   int64_t i = 0;
-  for (; i + 2 * kLanes <= n; i += 2 * kLanes) store(q + i / 2, pack(load(x + i), load(x + i + kLanes)));
+  for (; i + 2 * kLanes <= n; i += 2 * kLanes) store(q + i / 2, pack(load(x + i, Even{}), load(x + i, Odd{})));
   const int64_t left = n - i;
-  if (left > 0) store(q + i / 2, pack(load(x + i, left), load(x + i + kLanes, sk::max(left - kLanes, 0))), left / 2);
+  if (left > 0) {
+    const F32 a = load(x + i, left), b = load(x + i + kLanes, sk::max(left - kLanes, 0));
+    store(q + i / 2, pack(even_lanes(a, b), odd_lanes(a, b)), left / 2);
+  }
 }
 
 // n codes to n values times scale, rounded once.
 template <class T>
 SK_INLINE void decode_row(E4m3, const uint8_t* q, int64_t n, float scale, T* x) {
   const F32 s = splat(scale);
-  for_lanes(n, [&](int64_t i, auto lanes) { store(x + i, mul(decode<E4m3>(load(q + i, lanes)), s), lanes); });
+  map_row(q, x, n, [&](int64_t i, auto lanes) { return mul(decode<E4m3>(load(q + i, lanes)), s); });
 }
 template <class T>
 SK_INLINE void decode_row(E2m1, const uint8_t* q, int64_t n, float scale, T* x) {
   const F32 s = splat(scale);
-  for_lanes(n / 2, [&](int64_t i, auto lanes) {
-    const I32 codes = load(q + i, lanes);
+  int64_t i = 0;
+  for (; i + 2 * kLanes <= n; i += 2 * kLanes) {
+    const I32 codes = load(q + i / 2);
+    store_even_odd(x + i, mul(decode<E2m1>(codes), s), mul(decode<E2m1>(shr<4>(codes)), s));
+  }
+  const int64_t left = n - i;
+  if (left > 0) {
+    const I32 codes = load(q + i / 2, left / 2);
     const F32 even = mul(decode<E2m1>(codes), s), odd = mul(decode<E2m1>(shr<4>(codes)), s);
-    store_pairs_of(x + 2 * i, interleave_low(even, odd), interleave_high(even, odd), lanes);
-  });
+    store(x + i, interleave_low(even, odd), left);
+    if (left > kLanes) store(x + i + kLanes, interleave_high(even, odd), left - kLanes);
+  }
 }
 
 // One scale for a block of rows: codes to q, the scale is returned.

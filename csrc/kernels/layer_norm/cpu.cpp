@@ -16,11 +16,11 @@ static void normalise(const T* x, int64_t dim, float eps, const W* weight, const
     return fma(d, d, total);
   }) / size;
   const F32 scale = splat(1.0f / __builtin_sqrtf(variance + eps));
-  for_lanes(dim, [&](int64_t i, auto n) {
+  map_row(x, y, dim, [&](int64_t i, auto n) {
     F32 v = mul(sub(load(x + i, n), mean), scale);
     if (weight != nullptr) v = mul(v, load(weight + i, n));
     if (bias != nullptr) v = add(v, load(bias + i, n));
-    store(y + i, v, n);
+    return v;
   });
 }
 

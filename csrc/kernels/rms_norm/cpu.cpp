@@ -13,11 +13,11 @@ static void normalise(const T* x, int64_t dim, float eps, const W* weight, const
     return fma(v, v, total);
   });
   const F32 scale = splat(1.0f / __builtin_sqrtf(squares / static_cast<float>(dim) + eps));
-  for_lanes(dim, [&](int64_t i, auto n) {
+  map_row(x, y, dim, [&](int64_t i, auto n) {
     F32 v = mul(load(x + i, n), scale);
     if (weight != nullptr) v = mul(v, load(weight + i, n));
     if (bias != nullptr) v = add(v, load(bias + i, n));
-    store(y + i, v, n);
+    return v;
   });
 }
 

@@ -15,8 +15,8 @@ void run(const Args& a) {
         const T* up = gate + a.dim;
         T* y = static_cast<T*>(a.y) + r * a.dim;
         const F32 weight = splat(a.weight == nullptr ? 1.0f : a.weight[r]);
-        for_lanes(a.dim, [&](int64_t i, auto n) {
-          store(y + i, mul(gated_silu(load(gate + i, n), load(up + i, n), splat(a.limit)), weight), n);
+        map_row(gate, y, a.dim, [&](int64_t i, auto n) {
+          return mul(gated_silu(load(gate + i, n), load(up + i, n), splat(a.limit)), weight);
         });
       }
     });

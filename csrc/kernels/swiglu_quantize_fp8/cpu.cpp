@@ -15,8 +15,8 @@ static float quantize_group(const T* gate, const T* up, int64_t size, float row_
   const F32 weight = splat(row_weight), limit = splat(a.limit);
   alignas(64) float y[kBuffer];
   const auto activate = [&](int64_t from, int64_t count) {
-    for_lanes(count, [&](int64_t i, auto n) {
-      store(y + i, mul(gated_silu(load(gate + from + i, n), load(up + from + i, n), limit), weight), n);
+    map_row(gate, y, count, [&](int64_t i, auto n) {
+      return mul(gated_silu(load(gate + from + i, n), load(up + from + i, n), limit), weight);
     });
   };
   F32 most = splat(0.0f);
