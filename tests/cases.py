@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import inspect
+import typing
+from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache
 from typing import Any
 
@@ -11,20 +13,29 @@ import torch
 from torch import Tensor
 
 import sparsekern
+from sparsekern import backend
 from sparsekern.catalogue import OPS
 from sparsekern.schema import Dims, Op, as_tuple
-from sparsekern.testing import cpu_isas, seeded
+from sparsekern.testing import cpu_isas, raw, seeded
+from sparsekern.weights import PackedWeights
 
 Args = dict[str, Any]
 
+# Rows that are nobody's are left as they are in `out=`.
+KEEPS_OUT = {"grouped_gemm_masked"}
 
-def _id(op: Op, dims: Dims) -> str:
-    return f"{op.name}-" + "_".join(f"{k}{v}" for k, v in dims.items())
+
+def weights_of(op: Op) -> list[str]:
+    """The arguments that may be `PackedWeights` instead of tensors."""
+    hints = typing.get_type_hints(op.fn)
+    return [a.name for a in op.args if {PackedWeights, Tensor} <= set(typing.get_args(hints.get(a.name)))]
 
 
-CASES = [pytest.param(op, dims, id=_id(op, dims)) for op in OPS.values() for dims in op.test_dims]
-EACH_OP = [pytest.param(op, id=op.name) for op in OPS.values()]
-EACH_ISA = cpu_isas()
+def _sizes(op: Op) -> Iterator[Dims]:
+    for dims in op.test_dims:
+        yield dims
+        if weights_of(op):
+            yield {**dims, "packed": 1}
 
 
 def _many(op: Op, dims: Dims) -> Dims:
@@ -32,14 +43,21 @@ def _many(op: Op, dims: Dims) -> Dims:
     return {name: 300 if name in ("M", "T", "P") and size > 1 else size for name, size in dims.items()}
 
 
-MANY_ROWS = [
-    pytest.param(op, _many(op, d), id=_id(op, _many(op, d))) for op in OPS.values() for d in op.test_dims
-]
+def _param(op: Op, dims: Dims) -> Any:
+    return pytest.param(op, dims, id=f"{op.name}-" + "_".join(f"{k}{v}" for k, v in dims.items()))
+
+
+CASES = [_param(op, dims) for op in OPS.values() for dims in _sizes(op)]
+MANY_ROWS = [_param(op, _many(op, dims)) for op in OPS.values() for dims in _sizes(op)]
+EACH_OP = [pytest.param(op, id=op.name) for op in OPS.values()]
+EACH_ISA = cpu_isas()
 
 
 @lru_cache(maxsize=4)
 def _made(op: Op, dims: tuple[tuple[str, int], ...]) -> Args:
-    return op.inputs(dict(dims), seeded(op, dict(dims)))
+    own = {name: size for name, size in dims if name != "packed"}
+    x = op.inputs(own, seeded(op, own))
+    return packed(op, x) if dict(dims).get("packed") else x
 
 
 @lru_cache(maxsize=4)
@@ -57,6 +75,17 @@ def expected(op: Op, dims: Dims) -> Any:
     return _expected(op, tuple(dims.items()))
 
 
+def packed(op: Op, x: Mapping[str, Any]) -> Args:
+    """The same call with packed weights."""
+    x = dict(x)
+    for name in weights_of(op):
+        stem = name + "_"
+        x[name] = sparsekern.pack_weights(
+            x[name], x.pop(stem + "scale", None), block=x.pop(stem + "block", None)
+        )
+    return x
+
+
 def mapped(x: Mapping[str, Any], change: Callable[[Tensor], Tensor]) -> Args:
     """The arguments with every tensor changed, also those inside NamedTuples."""
     return {name: _mapped(v, change) for name, v in x.items()}
@@ -70,9 +99,10 @@ def _mapped(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
     return value
 
 
-def tensors(x: Mapping[str, Any]) -> dict[str, Tensor]:
-    """The arguments that are tensors."""
-    return {name: v for name, v in x.items() if isinstance(v, Tensor)}
+def tensors(x: Mapping[str, Any]) -> list[Tensor]:
+    """The arguments that are tensors, those inside NamedTuples as well."""
+    flat = (v for value in x.values() for v in (value if hasattr(value, "_fields") else (value,)))
+    return [v for v in flat if isinstance(v, Tensor)]
 
 
 def run(op: Op, x: Mapping[str, Any], **settings: Any) -> Any:
@@ -83,14 +113,14 @@ def run(op: Op, x: Mapping[str, Any], **settings: Any) -> Any:
 
 def buffers(result: Any) -> tuple[Tensor | None, ...]:
     """Memory for the results of another call like this one."""
-    return tuple(None if t is None else torch.empty_like(t) for t in as_tuple(result))
+    return tuple(torch.empty_like(t) if isinstance(t, Tensor) else None for t in as_tuple(result))
 
 
 def filled(given: tuple[Tensor | None, ...], byte: int) -> tuple[Tensor | None, ...]:
     """The same memory, every byte set."""
     for t in given:
         if t is not None:
-            t.view(torch.uint8).fill_(byte)
+            raw(t).fill_(int.from_bytes(bytes([byte] * t.element_size()), "little"))
     return given
 
 
@@ -100,8 +130,27 @@ def as_out(given: tuple[Any, ...]) -> Any:
 
 
 def values(op: Op, x: Mapping[str, Any]) -> list[Any]:
-    """The arguments in the order of the schema, defaults filled in: what `torch.ops` takes."""
-    return [x.get(a.name) for a in op.args] + [x.get(o.name, o.default) for o in op.options]
+    """The call as the compiled function and `torch.ops` get it: arguments, then options, in schema order."""
+
+    class Caught(Exception):
+        pass
+
+    def catch(*all_values: Any) -> Any:
+        raise Caught(*all_values)
+
+    kernel, backend._KERNELS[op.name] = backend._KERNELS[op.name], catch
+    try:
+        op.fn(**x)
+    except Caught as call:
+        return list(call.args[:-1])
+    finally:
+        backend._KERNELS[op.name] = kernel
+    raise AssertionError(f"{op.name} called nothing")
+
+
+def takes_out(op: Op) -> bool:
+    """Whether the public function has `out=`."""
+    return "out" in inspect.signature(op.fn).parameters
 
 
 def first_term(op: Op, name: str) -> Any:
