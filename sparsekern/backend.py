@@ -143,7 +143,7 @@ def _checked_option(op: Op, o: Option, value: Any) -> Any:
         "bool": (isinstance(value, bool), "a bool"),
         "enum": (value in o.choices, " or ".join(map(repr, o.choices))),
         "dtype": (isinstance(value, torch.dtype), "a torch.dtype"),
-        "ints": (isinstance(value, (tuple, list)) and len(value) == o.length, f"{o.length} ints"),
+        "ints": (isinstance(value, (tuple, list)) and [*map(type, value)] == [int] * o.length, f"{o.length} ints"),
     }[o.kind]
     if not good:
         kind = ShapeError if o.kind == "enum" and isinstance(value, str) else DtypeError
@@ -152,6 +152,8 @@ def _checked_option(op: Op, o: Option, value: Any) -> Any:
         raise DtypeError(f"{op.name}: {o.name} is {value}, which is not a result dtype")
     if (o.kind == "int" and abs(value) >= 2**63) or (o.kind == "ints" and any(abs(v) >= 2**63 for v in value)):
         raise ShapeError(f"{op.name}: {o.name} is {value}, expected a 64-bit integer")
+    if o.kind == "ints" and o not in op.hidden and min(value) < 1:
+        raise ShapeError(f"{op.name}: {o.name} is {value}, expected at least 1")
     return value
 
 

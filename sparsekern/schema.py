@@ -377,7 +377,8 @@ class Op:
                 for a in self.args
             ],
             [
-                (o.name, o.kind, o.nullable, list(o.choices), choice_codes(o), [symbols.index(s) for s in o.symbols])
+                (o.name, o.kind, o.nullable, list(o.choices), choice_codes(o), [symbols.index(s) for s in o.symbols],
+                 o not in self.hidden)
                 for o in self.options
             ],
             [(o.name, dtype_rule(o), "fp4" in o.dtype.split(), shape(Shape(o.shape))) for o in self.outs],
