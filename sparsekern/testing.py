@@ -51,7 +51,8 @@ def guarded(tensor: Tensor, at: Literal["end", "start"] = "end", *, writable: bo
     """Copy a tensor, strides and all, to memory that ends (or starts) at a page that cannot be touched.
 
     A kernel that reads or writes one byte past that side dies at once, with SIGSEGV. What lies between
-    strided rows is poison: bytes 0xFF, which is NaN. Unless `writable`, a write into the tensor itself dies as well.
+    strided rows is poison: bytes 0xFF, which is NaN. Unless `writable`, a write into the tensor itself dies
+    as well.
     """
     item = tensor.element_size()
     reach = sum((n - 1) * s for n, s in zip(tensor.shape, tensor.stride(), strict=True))

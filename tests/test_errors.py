@@ -1,7 +1,7 @@
 """Every way to call every op wrongly: the right error, a message that names op and argument, nothing written.
 
-The table is made from the records of the ops. What a size must be is asked of `Op.bind`, the readable check, so
-that the compiled one is held to it.
+The table is made from the records of the ops. What a size must be is asked of `Op.bind`, the readable check,
+so that the compiled one is held to it.
 """
 
 import inspect
@@ -29,6 +29,18 @@ class Wrong(NamedTuple):
     value: Any
     error: type[Exception] | tuple[type[Exception], ...]
     says: str = ""
+
+
+def schema_says(op: Op, x: Args) -> str | None:
+    """What the readable check objects to."""
+    try:
+        given = dict(
+            zip([a.name for a in op.args] + [o.name for o in op.options], values(op, x), strict=True)
+        )
+        op.bind({a.name: given[a.name] for a in op.args}, {o.name: given[o.name] for o in op.options})
+    except ShapeError as error:
+        return str(error)
+    return None
 
 
 def bad_tensors(op: Op, a: Arg, t: Tensor, x: Args) -> Iterator[Wrong]:
@@ -128,18 +140,6 @@ def refused(op: Op, x: Args, error: Any, out: Any = None) -> str:
     assert len(set(messages)) == 1, messages
     assert messages[0].startswith(f"{op.name}: "), messages[0]
     return messages[0]
-
-
-def schema_says(op: Op, x: Args) -> str | None:
-    """What the readable check objects to."""
-    try:
-        given = dict(
-            zip([a.name for a in op.args] + [o.name for o in op.options], values(op, x), strict=True)
-        )
-        op.bind({a.name: given[a.name] for a in op.args}, {o.name: given[o.name] for o in op.options})
-    except ShapeError as error:
-        return str(error)
-    return None
 
 
 @pytest.mark.parametrize(("op", "wrong"), TABLE)
