@@ -11,6 +11,7 @@ import torch as _torch  # noqa: F401  # first: its OpenMP runtime becomes ours t
 from sparsekern.backend import trace
 from sparsekern.config import config
 from sparsekern.plan import Support, ops, support
+from sparsekern.ops.fused_moe import fused_moe
 from sparsekern.ops.gemm import gemm
 from sparsekern.ops.grouped_gemm import grouped_gemm
 from sparsekern.ops.grouped_gemm_masked import grouped_gemm_masked

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from sparsekern import backend, torch_ops
+from sparsekern.ops.fused_moe import OP as fused_moe
 from sparsekern.ops.gemm import OP as gemm
 from sparsekern.ops.grouped_gemm import OP as grouped_gemm
 from sparsekern.ops.grouped_gemm_masked import OP as grouped_gemm_masked
@@ -20,6 +21,7 @@ OPS: dict[str, Op] = {
         gemm,
         grouped_gemm,
         grouped_gemm_masked,
+        fused_moe,
     )
 }
 
