@@ -18,3 +18,12 @@ from sparsekern.ops.grouped_gemm_masked import grouped_gemm_masked
 from sparsekern.ops.pack_weights import pack_weights
 from sparsekern.ops.rms_norm import rms_norm
 from sparsekern.weights import PackedWeights
+from sparsekern.ops.dequantize import dequantize
+from sparsekern.ops.hadamard import hadamard
+from sparsekern.ops.layer_norm import layer_norm
+from sparsekern.ops.quantize_fp4 import quantize_fp4
+from sparsekern.ops.quantize_fp8 import quantize_fp8
+from sparsekern.ops.quantize_fp8_blocks import quantize_fp8_blocks
+from sparsekern.ops.rms_norm import rms_norm
+from sparsekern.ops.swiglu import swiglu
+from sparsekern.ops.swiglu_quantize_fp8 import swiglu_quantize_fp8
