@@ -130,7 +130,7 @@ void multiply_panel(const Weights& w, const Operand& a, int64_t rows, int64_t fi
   uint8_t* const decoded = packed + (32 << 10);
   const bool scaled = w.scale != nullptr || a.scale != nullptr;
   // Few rows decode in the tile, as often as there are tiles; many share one decoded copy.
-  const int64_t decode_above = kDotsBf16 && !a.is_f32 ? 4 * kTileRows : kTileRows;
+  const int64_t decode_above = kDotsBf16 && !a.is_f32 ? 16 * kTileRows : kTileRows;
 
   for (int64_t segment = 0; segment < k.count(); ++segment) {
     const int64_t first = segment * k.length, last = min(k.k, first + k.length);
