@@ -61,6 +61,10 @@ Call::Call(const Schema& schema) : schema_(schema) {
   for (int i = 0; i < schema.symbols(); ++i) sizes_[i] = kUnknown;
 }
 
+bool Call::can_hold(const Schema& s) {
+  return s.args.size() <= kMax && s.options.size() <= kMax && s.outs.size() <= kMax && s.symbols() <= 2 * kMax;
+}
+
 int Call::symbol(const char* name) const {
   for (int i = 0; i < schema_.symbols(); ++i)
     if (schema_.symbol_names[static_cast<size_t>(i)] == name) return i;
