@@ -291,7 +291,7 @@ void Call::take_output(size_t i, PyObject* value, Dtype dtype, int rank, const i
     throw Refused{"out"};
   for (int j = 0; j < rank; ++j)
     if (t.shape[j] != shape[j]) throw Refused{"out"};
-  if (!is_dense(t)) throw Refused{"out"};
+  if (!is_dense(t) && t.size() > 0) throw Refused{"out"};
   for (size_t a = 0; a < schema_.args.size(); ++a)
     if (args_[a].present() && overlap(t, args_[a])) throw Refused{"out overlaps an input"};
   for (size_t o = 0; o < i; ++o)
