@@ -43,6 +43,9 @@ SPELLED = {"fp32": "f32", "ue8m0": "e8m0"}
 # Wider or older spellings that an argument of this dtype takes too.
 ALSO_TAKES = {"e8m0": ("u8",), "i32": ("i64",)}
 
+# Dimensions of a tensor: TensorView::kMaxRank.
+MAX_RANK = 8
+
 
 class ShapeError(ValueError):
     """A tensor's shape, strides, device or contents, or an option's value, does not fit the op."""
@@ -261,6 +264,8 @@ class Op:
     def _form(self, a: Arg, t: Tensor) -> tuple[Shape, tuple[Any, ...], int]:
         """The form that fits the rank, the sizes in elements (bytes of FP4 hold two), the leading dimensions."""
         sizes = tuple(t.shape)
+        if len(sizes) > MAX_RANK:
+            raise ShapeError(f"{self.name}: {a.name} has {len(sizes)} dimensions, expected at most {MAX_RANK}")
         for shape in self.forms[a.name]:
             lead = len(sizes) - len(shape.terms)
             if lead == 0 or (lead > 0 and shape.batched):
@@ -372,7 +377,8 @@ class Op:
                 for a in self.args
             ],
             [
-                (o.name, o.kind, o.nullable, list(o.choices), choice_codes(o), [symbols.index(s) for s in o.symbols])
+                (o.name, o.kind, o.nullable, list(o.choices), choice_codes(o), [symbols.index(s) for s in o.symbols],
+                 o not in self.hidden)
                 for o in self.options
             ],
             [(o.name, dtype_rule(o), "fp4" in o.dtype.split(), shape(Shape(o.shape))) for o in self.outs],

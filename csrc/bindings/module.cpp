@@ -7,6 +7,7 @@
 
 #include "bindings/call.h"
 #include "bindings/families.h"
+#include "bindings/probes.h"
 #include "bindings/tensor_caster.h"
 
 namespace py = pybind11;
@@ -111,5 +112,6 @@ PYBIND11_MODULE(_C, m) {
   m.def("cap_isa", [](int highest) { cap_isa(static_cast<Isa>(highest)); });
   m.def("threads", &threads);
   m.def("limit_threads", &limit_threads);
+  define_probes(m);
   m.attr("compiler") = __VERSION__;
 }
