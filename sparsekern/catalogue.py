@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sparsekern import backend, torch_ops
+from sparsekern import backend, docs, torch_ops
 from sparsekern.ops.rms_norm import OP as rms_norm
 from sparsekern.schema import Op
 
@@ -16,3 +16,4 @@ OPS: dict[str, Op] = {
 for _op in OPS.values():
     backend.define(_op)
     torch_ops.register(_op)
+    docs.document(_op)
