@@ -12,6 +12,11 @@ from sparsekern import reference
 from sparsekern.backend import trace
 from sparsekern.config import config
 from sparsekern.plan import Support, ops, support
+from sparsekern.ops.gemm import gemm
+from sparsekern.ops.grouped_gemm import grouped_gemm
+from sparsekern.ops.grouped_gemm_masked import grouped_gemm_masked
+from sparsekern.ops.pack_weights import pack_weights
 from sparsekern.ops.rms_norm import rms_norm
+from sparsekern.weights import PackedWeights
 
 __version__ = "0.1.0"

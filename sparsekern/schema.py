@@ -194,7 +194,7 @@ class Op:
     result: type | None = None  # the NamedTuple of several results
     flops: Callable[[Dims], float] = lambda d: 0.0
     bytes: Callable[[Dims], float] = lambda d: 0.0
-    dynamic: Mapping[str, str] = field(default_factory=dict)  # size known only from values -> option that fixes it
+    dynamic: Mapping[str, str] = field(default_factory=dict)  # size known only from values -> option that fixes it, or ""
     hidden: tuple[Option, ...] = ()  # options that `fn` finds out by itself
 
     name: str = field(init=False)
@@ -208,7 +208,7 @@ class Op:
         hints = typing.get_type_hints(self.fn)
         names = [a.name for a in self.args]
         set_("name", self.fn.__name__)
-        set_("optional", frozenset(n for n in names if parameters[n].default is None))
+        set_("optional", frozenset(n for n in names if n not in parameters or parameters[n].default is None))
         shown = [p for p in parameters.values() if p.name not in (*names, "out", "workspace")]
         set_("options", (*(_option(p, hints[p.name]) for p in shown), *self.hidden))
         set_("forms", {**{a.name: a.forms for a in self.args}, **{o.name: (Shape(o.shape),) for o in self.outs}})
@@ -232,7 +232,7 @@ class Op:
                 if operator == "/" and isinstance(symbol, str) and dims.get(symbol, 1) < 1:
                     raise ShapeError(f"{self.name}: {symbol} is {dims[symbol]}, expected at least 1")
         for symbol, option in self.dynamic.items():
-            if options[option] is not None:
+            if options.get(option) is not None:
                 dims[symbol] = options[option]
         origin: dict[str, str] = {}
         present = [(a, t) for a in self.args if (t := tensors[a.name]) is not None]
@@ -264,7 +264,7 @@ class Op:
         for shape in self.forms[a.name]:
             lead = len(sizes) - len(shape.terms)
             if lead == 0 or (lead > 0 and shape.batched):
-                doubled = a.packed and t.dtype == torch.uint8 and shape is self.forms[a.name][0]
+                doubled = a.packed and t.dtype == torch.uint8 and len(shape.terms) > 1
                 return shape, (*sizes[:-1], 2 * sizes[-1]) if doubled else sizes, lead
         expected = " or ".join(map(str, self.forms[a.name]))
         raise ShapeError(f"{self.name}: {a.name} has shape {sizes}, expected {expected}")
@@ -330,7 +330,7 @@ class Op:
                 return NAME_OF[value]
             if isinstance(value, str):
                 return SPELLED.get(value, value)
-        raise AssertionError(f"{self.name}: no dtype for {out.name}")
+        return "none"  # made from an argument that is not there
 
     # -- what `_C` is told, once --
 
@@ -339,7 +339,7 @@ class Op:
         shapes = [shape for forms in self.forms.values() for shape in forms]
         words = {s for shape in shapes for term in shape.terms for s in term if isinstance(s, str)}
         set_by_options = [s for o in self.options for s in o.symbols]
-        symbols = [*set_by_options, *sorted(words - {*set_by_options, *"+-*/"})]
+        symbols = list(dict.fromkeys([*set_by_options, *sorted(words - {*"+-*/"})]))
         codes = {"+": 2, "-": 3, "*": 4, "/": 5}
 
         def term(rpn: Rpn) -> list[tuple[int, int]]:

@@ -31,7 +31,7 @@ def register(op: Op) -> None:
     def run(*values: Any) -> Any:
         with torch.no_grad():
             result = launch(op, *values, None)
-        return result if len(op.outs) == 1 else tuple(result)
+        return result if len(op.outs) == 1 else tuple(torch.empty(0) if t is None else t for t in result)
 
     def run_out(*values: Any, **out: Tensor) -> None:
         results = tuple(out.values()) if out else values[inputs:]
@@ -43,7 +43,7 @@ def register(op: Op) -> None:
         options = dict(zip((o.name for o in op.options), values[len(op.args) :], strict=True))
         dims = op.bind(tensors, options)
         for symbol in op.dynamic:
-            if symbol not in dims:
+            if symbol not in dims:  # unbacked: known when the kernel has run
                 dims[symbol] = torch.library.get_ctx().new_dynamic_size()
         device = values[0].device
         made = tuple(

@@ -142,10 +142,7 @@ void Call::read_option(int i, PyObject* value) {
   }
   if (spec.kind == OptionKind::integer) sizes_[spec.symbols[0]] = o.integer;
   if (spec.kind == OptionKind::integers)
-    for (int j = 0; j < o.count; ++j) {
-      if (o.integers[j] < 1) fail(spec.name, " is ", o.integers[j], " at position ", j, ", expected at least 1");
-      sizes_[spec.symbols[static_cast<size_t>(j)]] = o.integers[j];
-    }
+    for (int j = 0; j < o.count; ++j) sizes_[spec.symbols[static_cast<size_t>(j)]] = o.integers[j];
 }
 
 // First every size that stands alone in some shape, then the terms made of them. Twin of Op.bind.
@@ -180,7 +177,7 @@ const ShapeSpec& Call::form_of(const ArgSpec& spec, const TensorView& t) {
 
 // Whether bytes of that dimension hold two elements.
 bool Call::doubled(const ArgSpec& spec, const ShapeSpec& form, const TensorView& t, int axis) {
-  return spec.packed && t.dtype == Dtype::u8 && axis == t.rank - 1 && &form == spec.forms.data();
+  return spec.packed && t.dtype == Dtype::u8 && axis == t.rank - 1 && form.terms.size() > 1;
 }
 
 bool Call::fits(const ArgSpec& arg, const TensorView& t) {
@@ -267,9 +264,12 @@ void Call::make_outputs() {
     int rank = 0;
     if (spec.shape.batched)
       for (; rank < batch_rank_; ++rank) shape[rank] = batch_->shape[rank];
-    for (const Term& term : spec.shape.terms) shape[rank++] = evaluate(term);
+    for (const Term& term : spec.shape.terms) {
+      shape[rank] = evaluate(term);
+      if (shape[rank++] < 0) throw Refused{"a size of the result is not known"};
+    }
     if (spec.packed) shape[rank - 1] /= 2;
-    if (dtype == Dtype::other) {
+    if (dtype == Dtype::other) {  // made from an argument or option that is not there
       results_[i] = py::none();
     } else if (given) {
       take_output(i, count > 1 ? PyTuple_GET_ITEM(out_, static_cast<Py_ssize_t>(i)) : out_, dtype, rank, shape);

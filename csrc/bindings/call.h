@@ -66,6 +66,7 @@ class Call {
 
   void set_size(const char* symbol, int64_t value);  // one that is known from values only
   void make_outputs();
+  bool out_given() const { return out_ != Py_None; }
   const TensorView& out(int i) const { return outs_[i]; }
 
   // Runs the first variant that this machine can run, without the interpreter's lock.

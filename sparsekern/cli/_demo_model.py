@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import resource
+import statistics
 import sys
 import time
 from collections.abc import Callable
@@ -17,15 +18,16 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 from transformers import DeepseekV4Config, DeepseekV4ForCausalLM
 from transformers.initialization import no_init_weights
 
 from sparsekern import reference
 from sparsekern.integrations.transformers import optimize
-from sparsekern.integrations.transformers.packed import FP4_BLOCK, FP8_BLOCK, Format
+from sparsekern.integrations.transformers.packed import FP4_BLOCK, FP8_BLOCK, Format, HfModule
 
-ROUNDS = 3
+ROUNDS = 5
+
+Model: HfModule = DeepseekV4ForCausalLM  # whose own annotations stop short of what is called here
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,22 @@ class Job:
         return json.dumps(asdict(self))
 
 
+class Bar:
+    """A bar on stderr: how far a job is."""
+
+    def __init__(self, label: str, total: int) -> None:
+        """Draw an empty bar of `total` steps."""
+        self.label, self.total, self.done = label, total, -1
+        self.step()
+
+    def step(self) -> None:
+        """Draw one step more."""
+        self.done += 1
+        filled = 40 * self.done // self.total
+        end = "\n" if self.done == self.total else ""
+        print(f"\r{self.label:12} [{'#' * filled:40}]", end=end, file=sys.stderr, flush=True)
+
+
 def config_of(hidden: int) -> DeepseekV4Config:
     """Return DeepSeek-V4-Flash in small: its ratios of widths, its kinds of layers, bytes for tokens."""
     kinds = ["sliding", "compressed_sparse", "heavily_compressed", "compressed_sparse", "heavily_compressed"]
@@ -53,7 +71,7 @@ def config_of(hidden: int) -> DeepseekV4Config:
         moe_intermediate_size=hidden // 2,
         num_hidden_layers=len(kinds),
         layer_types=[f"{kind}_attention" for kind in kinds],
-        num_hash_layers=2,
+        mlp_layer_types=["hash_moe"] * 2 + ["moe"] * 3,
         n_routed_experts=64,
         num_experts_per_tok=6,
         num_attention_heads=16,
@@ -72,14 +90,14 @@ def config_of(hidden: int) -> DeepseekV4Config:
 
 def build(
     config: DeepseekV4Config, dtype: torch.dtype, each_layer: Callable[[nn.Module], object]
-) -> DeepseekV4ForCausalLM:
+) -> HfModule:
     """Return the seeded model, with `each_layer` applied as soon as a layer has its weights.
 
     The numbers are bf16 numbers whatever the dtype. Memory is touched only as weights are drawn, so that a
     model whose layers are packed one by one never lies in memory whole.
     """
     with no_init_weights():
-        model = DeepseekV4ForCausalLM._from_config(config, dtype=dtype).eval()
+        model = Model._from_config(config, dtype=dtype).eval()
     for name, tensor in _tensors(model):
         if set(model._keep_in_fp32_modules_strict) & set(name.split(".")):
             tensor.data = tensor.data.float()
@@ -116,34 +134,34 @@ def _seed(tensors: list[tuple[str, Tensor]], num_experts: int, generator: torch.
 def timed(job: Job) -> dict[str, Any]:
     """Read and decode the text in bf16, as it is or optimised; return the figures of the table."""
     ids, config, decode = torch.tensor([job.ids]), config_of(job.hidden), len(job.ids) - job.prefill
-    counted: list[int] = []
-    with _bar(job, config.num_hidden_layers + ROUNDS + decode) as bar:
+    bar, counted = Bar(job.role, config.num_hidden_layers + ROUNDS + decode), []
 
-        def each_layer(layer: nn.Module) -> None:
-            counted.append(sum(p.numel() for p in layer.parameters()))
-            if job.role == "sparsekern":
-                optimize(layer, job.weights)
-            bar.update()
+    def each_layer(layer: nn.Module) -> None:
+        counted.append(sum(p.numel() for p in layer.parameters()))
+        if job.role == "sparsekern":
+            optimize(layer, job.weights)
+        bar.step()
 
-        model = build(config, torch.bfloat16, each_layer)
-        _, routes = _run(model, ids[:, : job.prefill])  # warms up, too
-        prefill, decoding, logits = [], 0.0, []
-        for _ in range(ROUNDS):
-            start = time.perf_counter()
-            out = model(ids[:, : job.prefill], use_cache=True)
-            prefill.append(time.perf_counter() - start)
-            bar.update()
+    model = build(config, torch.bfloat16, each_layer)
+    _, routes = _run(model, ids[:, : job.prefill])  # warms up, too
+    prefill, steps, logits = [], [], []
+    for _ in range(ROUNDS):
+        start = time.perf_counter()
+        out = model(ids[:, : job.prefill], use_cache=True)
+        prefill.append(time.perf_counter() - start)
+        bar.step()
+    logits.append(out.logits)
+    for i in range(job.prefill, len(job.ids)):
+        start = time.perf_counter()
+        out = model(ids[:, i : i + 1], past_key_values=out.past_key_values, use_cache=True)
+        steps.append(time.perf_counter() - start)
         logits.append(out.logits)
-        for i in range(job.prefill, len(job.ids)):
-            start = time.perf_counter()
-            out = model(ids[:, i : i + 1], past_key_values=out.past_key_values, use_cache=True)
-            decoding += time.perf_counter() - start
-            logits.append(out.logits)
-            bar.update()
+        bar.step()
     torch.save(torch.cat(logits, 1)[0].float(), job.logits)
+    # Medians, because a shared machine pauses now and then.
     return {
-        "prefill_tokens_per_s": job.prefill / min(prefill),
-        "decode_tokens_per_s": decode / decoding if decode else None,
+        "prefill_tokens_per_s": job.prefill / statistics.median(prefill),
+        "decode_tokens_per_s": 1 / statistics.median(steps) if steps else None,
         "weight_bytes": model.get_memory_footprint(),
         "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
         "expert_load": [_load(ids, config.n_routed_experts) for ids in routes],
@@ -159,26 +177,29 @@ def check(job: Job) -> dict[str, Any]:
         "naive": lambda layer: naively_quantise(layer, job.weights),
         "optimised": lambda layer: optimize(layer, job.weights),
     }
-    if job.weights is None:
-        del changes["naive"]
     logits: dict[str, Tensor] = {}
     routes: dict[str, list[Tensor]] = {}
-    with _bar(job, len(changes) * (config.num_hidden_layers + 1)) as bar:
-        for name, change in changes.items():
-            model = build(config, torch.float32, lambda layer, change=change: (change(layer), bar.update()))
-            logits[name], routes[name] = _run(model, ids)
-            bar.update()
-            del model
+    bar = Bar(job.role, len(changes) * (config.num_hidden_layers + 1))
+    for name, change in changes.items():
+
+        def each_layer(layer: nn.Module, change: Callable[[nn.Module], object] = change) -> None:
+            change(layer)
+            bar.step()
+
+        model = build(config, torch.float32, each_layer)
+        logits[name], routes[name] = _run(model, ids)
+        bar.step()
+        del model
     torch.save(logits, job.logits)
-    pairs = zip(routes.get("naive", routes["unquantised"]), routes["optimised"], strict=True)
+    pairs = zip(routes["naive"], routes["optimised"], strict=True)
     moved = [(a.sort(-1).values != b.sort(-1).values).any(-1) for a, b in pairs]
     return {"tokens_routed_otherwise": int(torch.stack(moved).any(0).sum())}
 
 
 @torch.no_grad()
-def naively_quantise(layer: nn.Module, weights: Format | None) -> None:
+def naively_quantise(layer: HfModule, weights: Format | None) -> None:
     """Round a layer's routed experts to the values that `weights` can hold."""
-    for parameter in layer.mlp.experts.parameters():  # type: ignore[union-attr]
+    for parameter in layer.mlp.experts.parameters():
         for w in parameter:
             if weights == "fp8":
                 pair, block = reference.quantize_fp8_blocks(w, block=FP8_BLOCK), FP8_BLOCK
@@ -189,7 +210,7 @@ def naively_quantise(layer: nn.Module, weights: Format | None) -> None:
             w.copy_(reference.dequantize(*pair, block=block, dtype=w.dtype))
 
 
-def _run(model: DeepseekV4ForCausalLM, ids: Tensor) -> tuple[Tensor, list[Tensor]]:
+def _run(model: HfModule, ids: Tensor) -> tuple[Tensor, list[Tensor]]:
     """Return the logits, and the expert ids of each layer."""
     routes: list[Tensor] = []
     gates = [layer.mlp.gate for layer in model.model.layers]
@@ -204,11 +225,6 @@ def _load(routes: Tensor, num_experts: int) -> float:
     """Return the tokens of the busiest expert over the mean."""
     counts = torch.bincount(routes.flatten(), minlength=num_experts)
     return float(counts.max() / counts.float().mean())
-
-
-def _bar(job: Job, total: int) -> tqdm[None]:
-    look = "{desc} {percentage:3.0f}% |{bar:40}|"
-    return tqdm(total=total, desc=f"{job.role:12}", file=sys.stderr, bar_format=look)
 
 
 if __name__ == "__main__":

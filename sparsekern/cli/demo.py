@@ -103,8 +103,7 @@ def _differences(folder: Path) -> dict[str, float]:
     import torch  # late, so that --help costs nothing
 
     theirs, ours, fp32 = (torch.load(folder / role) for role in ("transformers", "sparsekern", "check"))
-    plain = fp32["unquantised"]
-    naive = fp32.get("naive", plain)
+    plain, naive = fp32["unquantised"], fp32["naive"]
 
     def largest(a: torch.Tensor, b: torch.Tensor) -> float:
         return float((a - b).abs().max())
@@ -149,10 +148,10 @@ def table(result: dict[str, Any]) -> str:
             f"{result['prefill_tokens']} bytes of {Path(result['text']).name}",
             f"and decodes {result['decode_tokens']} more.\n",
             *lines,
-            f"\nLogits have a standard deviation of {off['logit_std']:.2f}. Rounding to bf16 decides near ties "
-            "between experts on either side;",
-            f"in fp32 {result['tokens_routed_otherwise']} of {tokens} tokens were routed otherwise than by "
-            f"the naive model. {result['seconds']:.0f} s in all.",
+            f"\nLogits have a standard deviation of {off['logit_std']:.2f}. Rounding to bf16 decides",
+            "near ties between experts, on either side; in fp32, "
+            f"{result['tokens_routed_otherwise']} of {tokens} tokens were routed otherwise than naively.",
+            f"{result['seconds']:.0f} s in all.",
         ]
     )
 
