@@ -192,11 +192,13 @@ bool Call::fits(const ArgSpec& arg, const TensorView& t) {
     const Term& term = spec.terms[static_cast<size_t>(j - lead)];
     const int64_t got = t.shape[j] << doubled(arg, spec, t, j);
     // "N/g" with g unknown: the scale's shape tells the block size.
-    if (term.size() == 3 && term[2].kind == Token::kCeilDiv && term[1].kind == Token::kSymbol &&
-        sizes_[term[1].value] == kUnknown) {
-      const int64_t g = block_size(evaluate({term[0]}), got);
-      if (g == 0) return false;
-      sizes_[term[1].value] = g;
+    if (term.size() > 2 && term.back().kind == Token::kCeilDiv) {
+      const Token& by = term[term.size() - 2];
+      if (by.kind == Token::kSymbol && sizes_[by.value] == kUnknown) {
+        const int64_t g = block_size(evaluate(Term(term.begin(), term.end() - 2)), got);
+        if (g == 0) return false;
+        sizes_[by.value] = g;
+      }
     }
     if (evaluate(term) != got) return false;
   }

@@ -31,13 +31,20 @@ static inline void parallel_for(int64_t items, const Body& body) {
       const_cast<void*>(static_cast<const void*>(&body)));
 }
 
-// body(first, last) over ranges of rows, each worth a thread: a row costs about `bytes_per_row` of traffic.
+// body(first, last) or body(first, last, worker) over ranges of rows, each worth a thread: a row costs about
+// `bytes_per_row` of traffic.
 template <class Body>
 static inline void parallel_rows(int64_t rows, int64_t bytes_per_row, const Body& body) {
   constexpr int64_t kWorthAThread = 32 << 10;
   const int64_t chunk = max(1, ceil_div(kWorthAThread, max(bytes_per_row, 1)));
   const int64_t chunks = ceil_div(rows, chunk);
-  parallel_for(chunks, [&](int64_t i, int) { body(i * chunk, min(rows, (i + 1) * chunk)); });
+  parallel_for(chunks, [&](int64_t i, int worker) {
+    const int64_t first = i * chunk, last = min(rows, first + chunk);
+    if constexpr (requires { body(first, last, worker); })
+      body(first, last, worker);
+    else
+      body(first, last);
+  });
 }
 
 }  // namespace sk

@@ -27,3 +27,10 @@ static gemm::Operand make_operand(const gemm::Weights& w, Rows<const void> x, Dt
   });
   return a;
 }
+
+// The operand without its first rows.
+static gemm::Operand rows_from(gemm::Operand a, int64_t row) {
+  a.data = static_cast<const uint8_t*>(a.data) + row * a.stride * (a.is_f32 ? 4 : 2);
+  if (a.scale != nullptr) a.scale += row * a.scale_stride;
+  return a;
+}

@@ -50,12 +50,16 @@ SK_INLINE I32 load(const uint8_t* p) {
 }
 SK_INLINE I32 load(const uint8_t* p, int64_t n) { return load(copy_first(p, n).v); }
 
-SK_INLINE __m128i narrow8(__m256 x) {
+// bf16 in the upper halves, rounded to nearest even; the lower halves are arbitrary. Every NaN becomes 0x7fc0.
+SK_INLINE __m256i round_to_bf16(__m256 x) {
   const __m256i u = _mm256_castps_si256(x);
   const __m256i odd_bit = _mm256_and_si256(_mm256_srli_epi32(u, 16), _mm256_set1_epi32(1));
-  __m256i r = _mm256_srli_epi32(_mm256_add_epi32(_mm256_add_epi32(u, odd_bit), _mm256_set1_epi32(0x7fff)), 16);
+  const __m256i r = _mm256_add_epi32(_mm256_add_epi32(u, odd_bit), _mm256_set1_epi32(0x7fff));
   const __m256i nan = _mm256_castps_si256(_mm256_cmp_ps(x, x, _CMP_UNORD_Q));
-  r = _mm256_blendv_epi8(r, _mm256_set1_epi32(0x7fc0), nan);
+  return _mm256_blendv_epi8(r, _mm256_set1_epi32(0x7fc00000), nan);
+}
+SK_INLINE __m128i narrow8(__m256 x) {
+  const __m256i r = _mm256_srli_epi32(round_to_bf16(x), 16);
   return _mm_packus_epi32(_mm256_castsi256_si128(r), _mm256_extracti128_si256(r, 1));
 }
 SK_INLINE void store(float* p, F32 x) {
@@ -93,6 +97,17 @@ SK_INLINE void store_first(T* p, V x, int64_t n) {
 }
 SK_INLINE void store(bf16* p, F32 x, int64_t n) { store_first(p, x, n); }
 SK_INLINE void store(uint8_t* p, I32 x, int64_t n) { store_first(p, x, n); }
+
+// --- 16-bit words, the low halves of the lanes; p as it comes, aligned or not
+SK_INLINE I32 load_words(const void* p) {
+  const __m128i* q = static_cast<const __m128i*>(p);
+  return {_mm256_cvtepu16_epi32(_mm_loadu_si128(q)), _mm256_cvtepu16_epi32(_mm_loadu_si128(q + 1))};
+}
+SK_INLINE void store_words(void* p, I32 x) {
+  const __m256i low = _mm256_set1_epi32(0xffff);
+  const __m256i words = _mm256_packus_epi32(_mm256_and_si256(x.lo, low), _mm256_and_si256(x.hi, low));
+  _mm256_storeu_si256(static_cast<__m256i*>(p), _mm256_permute4x64_epi64(words, 0xd8));
+}
 
 // --- arithmetic
 SK_INLINE F32 splat(float x) { return {_mm256_set1_ps(x), _mm256_set1_ps(x)}; }
@@ -159,6 +174,20 @@ SK_INLINE float largest(F32 a) {  // no NaN among the lanes
   return _mm_cvtss_f32(_mm_max_ss(s2, _mm_movehdup_ps(s2)));
 }
 
+// --- moves between two vectors, read as 32 lanes a, b: the even ones, the odd ones; and back, 16 by 16
+template <int kPick>
+SK_INLINE __m256 every_other(F32 x) {
+  return _mm256_castpd_ps(_mm256_permute4x64_pd(_mm256_castps_pd(_mm256_shuffle_ps(x.lo, x.hi, kPick)), 0xd8));
+}
+SK_INLINE F32 even_lanes(F32 a, F32 b) { return {every_other<0x88>(a), every_other<0x88>(b)}; }
+SK_INLINE F32 odd_lanes(F32 a, F32 b) { return {every_other<0xdd>(a), every_other<0xdd>(b)}; }
+SK_INLINE F32 interleave(__m256 even, __m256 odd) {
+  const __m256 low = _mm256_unpacklo_ps(even, odd), high = _mm256_unpackhi_ps(even, odd);
+  return {_mm256_permute2f128_ps(low, high, 0x20), _mm256_permute2f128_ps(low, high, 0x31)};
+}
+SK_INLINE F32 interleave_low(F32 even, F32 odd) { return interleave(even.lo, odd.lo); }
+SK_INLINE F32 interleave_high(F32 even, F32 odd) { return interleave(even.hi, odd.hi); }
+
 // --- pairs of bf16, the operands of dot()
 SK_INLINE Bf16x2 load_pairs(const void* p) {
   const __m256i* q = static_cast<const __m256i*>(p);
@@ -167,6 +196,12 @@ SK_INLINE Bf16x2 load_pairs(const void* p) {
 SK_INLINE void store_pairs(void* p, Bf16x2 x) {
   _mm256_storeu_si256(static_cast<__m256i*>(p), x.lo);
   _mm256_storeu_si256(static_cast<__m256i*>(p) + 1, x.hi);
+}
+SK_INLINE __m256i narrow_pairs8(__m256 even, __m256 odd) {
+  return _mm256_blend_epi16(_mm256_srli_epi32(round_to_bf16(even), 16), round_to_bf16(odd), 0xaa);
+}
+SK_INLINE Bf16x2 narrow_pairs(F32 even, F32 odd) {
+  return {narrow_pairs8(even.lo, odd.lo), narrow_pairs8(even.hi, odd.hi)};
 }
 SK_INLINE Bf16x2 splat_pair(const void* p) {
   const __m256i x = _mm256_castps_si256(_mm256_broadcast_ss(static_cast<const float*>(p)));

@@ -31,6 +31,14 @@ SK_INLINE void store(uint8_t* p, I32 x) {
 }
 SK_INLINE void store(uint8_t* p, I32 x, int64_t n) { _mm_mask_storeu_epi8(p, first(n), _mm512_cvtepi32_epi8(x.v)); }
 
+// --- 16-bit words, the low halves of the lanes; p as it comes, aligned or not
+SK_INLINE I32 load_words(const void* p) {
+  return {_mm512_cvtepu16_epi32(_mm256_loadu_si256(static_cast<const __m256i*>(p)))};
+}
+SK_INLINE void store_words(void* p, I32 x) {
+  _mm256_storeu_si256(static_cast<__m256i*>(p), _mm512_cvtepi32_epi16(x.v));
+}
+
 // --- arithmetic
 SK_INLINE F32 splat(float x) { return {_mm512_set1_ps(x)}; }
 SK_INLINE F32 add(F32 a, F32 b) { return {_mm512_add_ps(a.v, b.v)}; }
@@ -84,19 +92,43 @@ SK_INLINE float largest(F32 a) {  // no NaN among the lanes
 
 // --- f32 -> bf16, to nearest even; every NaN becomes 0x7fc0. On the bits, because VCVTNEPS2BF16 flushes subnormals
 // whatever MXCSR says.
-SK_INLINE __m256i narrow(F32 x) {
+SK_INLINE __m512i round_to_bf16(F32 x) {  // in the upper halves; the lower halves are arbitrary
   const __m512i u = _mm512_castps_si512(x.v);
-  const __m512i odd_bit = _mm512_and_si512(_mm512_srli_epi32(u, 16), _mm512_set1_epi32(1));
-  const __m512i r = _mm512_srli_epi32(_mm512_add_epi32(_mm512_add_epi32(u, odd_bit), _mm512_set1_epi32(0x7fff)), 16);
+  const __mmask16 odd = _mm512_test_epi32_mask(u, _mm512_set1_epi32(0x10000));
+  const __m512i half = _mm512_add_epi32(u, _mm512_set1_epi32(0x7fff));
+  const __m512i r = _mm512_mask_add_epi32(half, odd, half, _mm512_set1_epi32(1));
   const __mmask16 nan = _mm512_cmp_ps_mask(x.v, x.v, _CMP_UNORD_Q);
-  return _mm512_cvtepi32_epi16(_mm512_mask_mov_epi32(r, nan, _mm512_set1_epi32(0x7fc0)));
+  return _mm512_mask_mov_epi32(r, nan, _mm512_set1_epi32(0x7fc00000));
 }
+SK_INLINE __m256i narrow(F32 x) { return _mm512_cvtepi32_epi16(_mm512_srli_epi32(round_to_bf16(x), 16)); }
 SK_INLINE void store(bf16* p, F32 x) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), narrow(x)); }
 SK_INLINE void store(bf16* p, F32 x, int64_t n) { _mm256_mask_storeu_epi16(p, first(n), narrow(x)); }
+
+// --- moves between two vectors, read as 32 lanes a, b: the even ones, the odd ones; and back, 16 by 16
+SK_INLINE F32 even_lanes(F32 a, F32 b) {
+  return {_mm512_permutex2var_ps(
+      a.v, _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30), b.v)};
+}
+SK_INLINE F32 odd_lanes(F32 a, F32 b) {
+  return {_mm512_permutex2var_ps(
+      a.v, _mm512_setr_epi32(1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31), b.v)};
+}
+SK_INLINE F32 interleave_low(F32 even, F32 odd) {
+  return {_mm512_permutex2var_ps(
+      even.v, _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23), odd.v)};
+}
+SK_INLINE F32 interleave_high(F32 even, F32 odd) {
+  return {_mm512_permutex2var_ps(
+      even.v, _mm512_setr_epi32(8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31), odd.v)};
+}
 
 // --- pairs of bf16, the operands of dot()
 SK_INLINE Bf16x2 load_pairs(const void* p) { return {_mm512_loadu_si512(p)}; }
 SK_INLINE void store_pairs(void* p, Bf16x2 x) { _mm512_storeu_si512(p, x.v); }
+SK_INLINE Bf16x2 narrow_pairs(F32 even, F32 odd) {
+  const __m512i low = _mm512_srli_epi32(round_to_bf16(even), 16);
+  return {_mm512_mask_mov_epi16(low, 0xaaaaaaaa, round_to_bf16(odd))};
+}
 SK_INLINE Bf16x2 splat_pair(const void* p) { return {_mm512_set1_epi32(*static_cast<const int32_t*>(p))}; }
 SK_INLINE F32 even(Bf16x2 x) { return {_mm512_castsi512_ps(_mm512_slli_epi32(x.v, 16))}; }
 SK_INLINE F32 odd(Bf16x2 x) {

@@ -59,6 +59,12 @@ SK_INLINE F32 log1p(F32 x) {
 }
 
 SK_INLINE F32 sigmoid(F32 x) { return div(splat(1.0f), add(splat(1.0f), exp(neg(x)))); }
+SK_INLINE F32 silu(F32 x) { return div(x, add(splat(1.0f), exp(neg(x)))); }
+
+// silu(gate) * up with the gate bounded above and up on both sides; limit infinity bounds nothing. NaN passes.
+SK_INLINE F32 gated_silu(F32 gate, F32 up, F32 limit) {
+  return mul(silu(min(limit, gate)), max(neg(limit), min(limit, up)));
+}
 
 // Both element types of activations, chosen at run time outside the loop: body(T{}).
 template <class Body>

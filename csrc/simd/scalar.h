@@ -53,6 +53,18 @@ SK_INLINE void store(uint8_t* p, I32 x, int64_t n = kLanes) {
   for (int i = 0; i < min(n, kLanes); ++i) p[i] = static_cast<uint8_t>(x.v[i]);
 }
 
+// --- 16-bit words, the low halves of the lanes; p as it comes, aligned or not
+SK_INLINE I32 load_words(const void* p) {
+  uint16_t words[kLanes];
+  __builtin_memcpy(words, p, sizeof words);
+  return lanes<I32>([&](int i) { return words[i]; });
+}
+SK_INLINE void store_words(void* p, I32 x) {
+  uint16_t words[kLanes];
+  for (int i = 0; i < kLanes; ++i) words[i] = static_cast<uint16_t>(x.v[i]);
+  __builtin_memcpy(p, words, sizeof words);
+}
+
 // --- arithmetic
 SK_INLINE F32 splat(float x) { return lanes<F32>([&](int) { return x; }); }
 SK_INLINE F32 add(F32 a, F32 b) { return lanes<F32>([&](int i) { return a.v[i] + b.v[i]; }); }
@@ -119,6 +131,20 @@ SK_INLINE float largest(F32 a) {  // no NaN among the lanes
   return r;
 }
 
+// --- moves between two vectors, read as 32 lanes a, b: the even ones, the odd ones; and back, 16 by 16
+SK_INLINE F32 even_lanes(F32 a, F32 b) {
+  return lanes<F32>([&](int i) { return i < 8 ? a.v[2 * i] : b.v[2 * i - 16]; });
+}
+SK_INLINE F32 odd_lanes(F32 a, F32 b) {
+  return lanes<F32>([&](int i) { return i < 8 ? a.v[2 * i + 1] : b.v[2 * i - 15]; });
+}
+SK_INLINE F32 interleave_low(F32 even, F32 odd) {
+  return lanes<F32>([&](int i) { return i % 2 == 0 ? even.v[i / 2] : odd.v[i / 2]; });
+}
+SK_INLINE F32 interleave_high(F32 even, F32 odd) {
+  return lanes<F32>([&](int i) { return i % 2 == 0 ? even.v[8 + i / 2] : odd.v[8 + i / 2]; });
+}
+
 // --- pairs of bf16, the operands of dot()
 SK_INLINE Bf16x2 load_pairs(const void* p) {
   Bf16x2 r;
@@ -130,6 +156,11 @@ SK_INLINE Bf16x2 splat_pair(const void* p) {
   uint32_t pair;
   __builtin_memcpy(&pair, p, sizeof pair);
   return lanes<Bf16x2>([&](int) { return pair; });
+}
+SK_INLINE Bf16x2 narrow_pairs(F32 even, F32 odd) {
+  return lanes<Bf16x2>([&](int i) {
+    return static_cast<uint32_t>(narrow(even.v[i]).bits) | static_cast<uint32_t>(narrow(odd.v[i]).bits) << 16;
+  });
 }
 SK_INLINE F32 even(Bf16x2 x) { return lanes<F32>([&](int i) { return float_of(x.v[i] << 16); }); }
 SK_INLINE F32 odd(Bf16x2 x) { return lanes<F32>([&](int i) { return float_of(x.v[i] & 0xffff0000u); }); }

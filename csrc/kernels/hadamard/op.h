@@ -1,0 +1,17 @@
+// y[r, :] = x[r, :] @ H / sqrt(dim), H_1 = [1], H_2n = [[H_n, H_n], [H_n, -H_n]]
+#pragma once
+#include "core/variant.h"
+
+namespace sk::hadamard {
+
+struct Args {
+  Rows<const void> x;  // [rows, dim] of dtype, dim a power of two
+  Dtype dtype;
+  void* y;             // [rows, dim] of dtype
+  float* scratch;      // [threads(), dim]
+  int64_t rows, dim;
+};
+
+SK_CPU_VARIANTS
+
+}  // namespace sk::hadamard

@@ -1,0 +1,167 @@
+// FP8 (e4m3), FP4 (e2m1) and their scales, made of the vocabulary: exact, to nearest even, the same bits everywhere.
+#pragma once
+#include "simd/loops.h"
+
+namespace sk::simd::SK_ISA {
+
+struct E4m3 {
+  static constexpr int kBits = 8, kMantissa = 3, kBias = 7;
+  static constexpr float kMax = 448.0f;
+};
+struct E2m1 {
+  static constexpr int kBits = 4, kMantissa = 1, kBias = 1;
+  static constexpr float kMax = 6.0f;
+};
+
+// --- codes
+
+// What is too large, infinities included, becomes the largest value. NaN becomes 480, whose code would be that of
+// NaN, and keeps its sign; where the format has no NaN it becomes +kMax, as the hardware has it.
+SK_INLINE F32 saturated_magnitude(E4m3, F32 x) { return min(min(splat(E4m3::kMax), abs(x)), splat(480.0f)); }
+SK_INLINE F32 saturated_magnitude(E2m1, F32 x) { return min(abs(x), splat(E2m1::kMax)); }
+SK_INLINE F32 signed_like(E4m3, F32 x) { return x; }
+SK_INLINE F32 signed_like(E2m1, F32 x) { return min(x, splat(1.0f)); }
+
+// x -> codes, in the low byte of each lane; the other bytes are arbitrary.
+//
+// Let e be the exponent of x, or that of the smallest normal if this is larger: codes around x are 2^(e - kMantissa)
+// apart. Adding 2^(e + kShift) to |x| rounds it to k such steps, k in the low bits of the sum. The code is k plus what
+// e contributes; the bias of e, always the same, is in the low bits of the large number from the start.
+template <class Format>
+SK_INLINE I32 encode(F32 x) {
+  constexpr int kShift = 23 - Format::kMantissa, kSmallest = 128 - Format::kBias;
+  constexpr int kBiasInCode = -(kSmallest << Format::kMantissa) & 0xff;
+  static_assert(kBiasInCode % 2 == 0, "an odd one would turn ties to odd");
+  const F32 magnitude = saturated_magnitude(Format{}, x);
+  const F32 power = from_bits(and_(bits(magnitude), splat_i(0x7f800000)));
+  const I32 e = bits(max(power, from_bits(splat_i(kSmallest << 23))));
+  const F32 large = from_bits(add(e, splat_i((kShift << 23) + kBiasInCode)));
+  const I32 code = add(bits(add(magnitude, large)), shr<kShift>(e));
+  const I32 sign = shr<32 - Format::kBits>(bits(signed_like(Format{}, x)));
+  return or_(and_(sign, splat_i(1 << (Format::kBits - 1))), code);
+}
+
+// Codes -> their values, exactly. Bits above a code are ignored.
+template <class Format>
+SK_INLINE F32 decode(I32 code) {
+  constexpr int kShift = 23 - Format::kMantissa, kSign = 1 << (Format::kBits - 1);
+  const I32 magnitude = and_(code, splat_i(kSign - 1));
+  const I32 fields = shl<kShift>(magnitude);
+  const F32 normal = from_bits(add(fields, splat_i((127 - Format::kBias) << 23)));
+  const I32 one_up = splat_i((128 - Format::kBias) << 23);
+  const F32 subnormal = sub(from_bits(add(fields, one_up)), from_bits(one_up));
+  F32 value = select(gt(splat_i(1 << Format::kMantissa), magnitude), subnormal, normal);
+  if constexpr (Format::kBits == 8)
+    value = select(eq(magnitude, splat_i(kSign - 1)), from_bits(splat_i(0x7fc00000)), value);
+  return from_bits(or_(bits(value), shl<32 - Format::kBits>(and_(code, splat_i(kSign)))));
+}
+
+// --- scales
+
+SK_INLINE uint32_t bits_of_float(float x) { return __builtin_bit_cast(uint32_t, x); }
+SK_INLINE float float_of_bits(uint32_t u) { return __builtin_bit_cast(float, u); }
+
+// The largest magnitude, lane by lane; NaN counts as nothing.
+SK_INLINE F32 larger_magnitude(F32 most, F32 x) { return max(abs(x), most); }
+
+struct GroupScale {
+  float scale, inverse;  // x is about code * scale, the code is that of x * inverse
+};
+
+// An infinity is taken for the largest finite number, so that the scale is one that readers can use. The inverse of a
+// scale below 2^-128 would be infinite, and 0 times that NaN; a zero group needs no scale.
+template <class Format>
+static GroupScale group_scale(float amax, float floor, bool power_of_two) {
+  constexpr float kHuge = 3.402823466e38f;
+  const float a = amax < floor ? floor : amax > kHuge ? kHuge : amax;
+  const float scale = a / Format::kMax;
+  if (power_of_two) {  // the smallest that is not below, found on the bits: log2 and exp2 miss by one
+    const uint32_t up = (bits_of_float(scale) + 0x7fffff) & 0x7f800000;
+    return {float_of_bits(up), float_of_bits((254u << 23) - up)};
+  }
+  const float inverse = Format::kMax / a;
+  return {scale, inverse > kHuge ? kHuge : inverse};
+}
+
+// UE8M0 scales are exponent bytes; byte 0 reads as 0.0 and byte 255 as infinity.
+SK_INLINE void store_scale(void* scales, Dtype dtype, int64_t i, float scale) {
+  if (dtype == Dtype::f32)
+    static_cast<float*>(scales)[i] = scale;
+  else
+    static_cast<uint8_t*>(scales)[i] = static_cast<uint8_t>(bits_of_float(scale) >> 23);
+}
+SK_INLINE float load_scale(const void* scales, Dtype dtype, int64_t i) {
+  if (dtype == Dtype::f32) return static_cast<const float*>(scales)[i];
+  return float_of_bits(static_cast<uint32_t>(static_cast<const uint8_t*>(scales)[i]) << 23);
+}
+
+// --- groups
+
+template <class T>
+SK_INLINE F32 larger_magnitudes(F32 most, const T* x, int64_t n) {
+  int64_t i = 0;
+  if constexpr (sizeof(T) < sizeof(float))
+    for (; i + 2 * kLanes <= n; i += 2 * kLanes)
+      most = larger_magnitude(larger_magnitude(most, load(x + i, Even{})), load(x + i, Odd{}));
+  for (; i + kLanes <= n; i += kLanes) most = larger_magnitude(most, load(x + i));
+  return i < n ? larger_magnitude(most, load(x + i, n - i)) : most;
+}
+
+// n values to n bytes.
+template <class T>
+SK_INLINE void encode_row(E4m3, const T* x, int64_t n, float inverse, uint8_t* q) {
+  const F32 s = splat(inverse);
+  map_row(x, q, n, [&](int64_t i, auto lanes) { return encode<E4m3>(mul(load(x + i, lanes), s)); });
+}
+// n values, n even, to n / 2 bytes; the earlier value is the lower half of a byte.
+template <class T>
+SK_INLINE void encode_row(E2m1, const T* x, int64_t n, float inverse, uint8_t* q) {
+  const F32 s = splat(inverse);
+  const auto pack = [&](F32 even, F32 odd) {
+    return or_(encode<E2m1>(mul(even, s)), shl<4>(encode<E2m1>(mul(odd, s))));
+  };
+  int64_t i = 0;
+  for (; i + 2 * kLanes <= n; i += 2 * kLanes) store(q + i / 2, pack(load(x + i, Even{}), load(x + i, Odd{})));
+  const int64_t left = n - i;
+  if (left > 0) {
+    const F32 a = load(x + i, left), b = load(x + i + kLanes, sk::max(left - kLanes, 0));
+    store(q + i / 2, pack(even_lanes(a, b), odd_lanes(a, b)), left / 2);
+  }
+}
+
+// n codes to n values times scale, rounded once.
+template <class T>
+SK_INLINE void decode_row(E4m3, const uint8_t* q, int64_t n, float scale, T* x) {
+  const F32 s = splat(scale);
+  map_row(q, x, n, [&](int64_t i, auto lanes) { return mul(decode<E4m3>(load(q + i, lanes)), s); });
+}
+template <class T>
+SK_INLINE void decode_row(E2m1, const uint8_t* q, int64_t n, float scale, T* x) {
+  const F32 s = splat(scale);
+  int64_t i = 0;
+  for (; i + 2 * kLanes <= n; i += 2 * kLanes) {
+    const I32 codes = load(q + i / 2);
+    store_even_odd(x + i, mul(decode<E2m1>(codes), s), mul(decode<E2m1>(shr<4>(codes)), s));
+  }
+  const int64_t left = n - i;
+  if (left > 0) {
+    const I32 codes = load(q + i / 2, left / 2);
+    const F32 even = mul(decode<E2m1>(codes), s), odd = mul(decode<E2m1>(shr<4>(codes)), s);
+    store(x + i, interleave_low(even, odd), left);
+    if (left > kLanes) store(x + i + kLanes, interleave_high(even, odd), left - kLanes);
+  }
+}
+
+// One scale for a block of rows: codes to q, the scale is returned.
+template <class Format, class T>
+SK_INLINE float quantize_block(Rows<const T> x, int64_t rows, int64_t cols, float floor, bool power_of_two,
+                               Rows<uint8_t> q) {
+  F32 most = splat(0.0f);
+  for (int64_t r = 0; r < rows; ++r) most = larger_magnitudes(most, x.data + r * x.stride, cols);
+  const GroupScale s = group_scale<Format>(largest(most), floor, power_of_two);
+  for (int64_t r = 0; r < rows; ++r)
+    encode_row(Format{}, x.data + r * x.stride, cols, s.inverse, q.data + r * q.stride);
+  return s.scale;
+}
+
+}  // namespace sk::simd::SK_ISA
