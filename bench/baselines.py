@@ -1,6 +1,6 @@
 """Peers: the same work in torch, oneDNN, vLLM and zentorch, each as its makers would call it.
 
-A maker prepares what a model would prepare once (packs weights, compiles) and returns the contender. It raises
+A maker prepares what a model would prepare once (packs weights, say) and returns the contender. It raises
 `Missing` where the peer cannot run.
 """
 
@@ -11,36 +11,41 @@ import importlib.util
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
-import torch.nn.functional as F  # noqa: N812
+import torch.nn.functional as F
 from torch import Tensor
 
 from .timing import Contender
+
+T = TypeVar("T")
 
 
 class Missing(Exception):
     """The peer cannot run here; the text says why."""
 
 
-def available(makers: Mapping[str, Callable[[], Contender]]) -> tuple[dict[str, Contender], dict[str, str]]:
+def available(makers: Mapping[str, Callable[[], T]]) -> tuple[dict[str, T], dict[str, str]]:
     """Those that can be made here, and why the others cannot."""
-    made: dict[str, Contender] = {}
+    made: dict[str, T] = {}
     missing: dict[str, str] = {}
     for name, make in makers.items():
-        _make(name, make, made, missing)
+        reason = _try(make, name, made)
+        if reason:
+            missing[name] = reason
     return made, missing
 
 
-def _make(name: str, make: Callable[[], Contender], made: dict[str, Contender], missing: dict[str, str]) -> None:
+def _try(make: Callable[[], T], name: str, made: dict[str, T]) -> str:
     try:
         made[name] = make()
     except Missing as reason:
-        missing[name] = str(reason)
+        return str(reason)
+    return ""
 
 
-# --- other libraries, where they are installed ------------------------------------------------------------------
+# --- other libraries, where they are installed --------------------------------------------------------------
 
 
 @cache
@@ -85,40 +90,40 @@ def versions() -> dict[str, str]:
     return found
 
 
-# --- linear layers: y = x @ w.T, weights rotating so that they come from memory -----------------------------------
+# --- linear layers: y = x @ w.T, weights rotating so that they come from memory -----------------------------
 
 
 def linear_torch(x: Tensor, weights: Sequence[Tensor]) -> Contender:
-    """torch's F.linear, bf16."""
+    """Torch's F.linear, bf16."""
     return lambda i: F.linear(x, weights[i % len(weights)])
 
 
 def linear_onednn(x: Tensor, weights: Sequence[Tensor]) -> Contender:
-    """oneDNN on weights in its own layout, as torch's compiler does when it freezes a model."""
+    """OneDNN on weights in its own layout, as torch's compiler does when it freezes a model."""
     packed = [torch.ops.mkldnn._reorder_linear_weight(w, None) for w in weights]
     return lambda i: torch.ops.mkldnn._linear_pointwise(x, packed[i % len(packed)], None, "none", [], "")
 
 
-def linear_vllm_fp8(x: Tensor, weights: Sequence[Tensor], scales: Sequence[Tensor]) -> Contender:
-    """vLLM's FP8 linear, one scale per 128x128, on packed weights."""
+def linear_vllm_fp8(x: Tensor, weights: Sequence[tuple[Tensor, Tensor]]) -> Contender:
+    """VLLM's FP8 linear, one scale per 128x128, on packed weights."""
     ops = vllm()
-    packed = [ops.convert_weight_packed(w) for w in weights]
+    packed = [(ops.convert_weight_packed(codes), scale) for codes, scale in weights]
 
     def run(i: int) -> Tensor:
-        at = i % len(packed)
-        y: Tensor = ops.fp8_scaled_mm_cpu(x, packed[at], scales[at], [128, 128], None, torch.bfloat16, True)
+        codes, scale = packed[i % len(packed)]
+        y: Tensor = ops.fp8_scaled_mm_cpu(x, codes, scale, [128, 128], None, torch.bfloat16, True)
         return y
 
     return run
 
 
-# --- mixture of experts: run(x [T, H], ids [T, k] int32, weights [T, k]) ------------------------------------------
+# --- mixture of experts: run(x [T, H], ids [T, k] int32, weights [T, k]) ------------------------------------
 
 Moe = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 def moe_torch_grouped(w13: Tensor, w2: Tensor) -> Moe:
-    """torch's grouped matmul on sorted rows, bf16: what transformers calls "grouped_mm"."""
+    """Torch's grouped matmul on sorted rows, bf16: what transformers calls "grouped_mm"."""
     experts, inner = w13.shape[0], w2.shape[2]
     first, second = w13.transpose(1, 2), w2.transpose(1, 2)
 
@@ -155,7 +160,7 @@ def moe_torch_loop(w13: Tensor, w2: Tensor) -> Moe:
 
 
 def moe_vllm_fp8(w13: Tensor, w13_scale: Tensor, w2: Tensor, w2_scale: Tensor) -> Moe:
-    """vLLM's fused experts, FP8 weights with one scale per 128x128, bf16 activations."""
+    """VLLM's fused experts, FP8 weights with one scale per 128x128, bf16 activations."""
     ops = vllm()
     first, second, block = ops.convert_weight_packed(w13), ops.convert_weight_packed(w2), [128, 128]
 
@@ -169,7 +174,7 @@ def moe_vllm_fp8(w13: Tensor, w13_scale: Tensor, w2: Tensor, w2_scale: Tensor) -
 
 
 def moe_vllm_bf16(w13: Tensor, w2: Tensor) -> Moe:
-    """vLLM's fused experts, bf16."""
+    """VLLM's fused experts, bf16."""
     ops = vllm()
     first, second = ops.convert_weight_packed(w13), ops.convert_weight_packed(w2)
 
@@ -182,7 +187,7 @@ def moe_vllm_bf16(w13: Tensor, w2: Tensor) -> Moe:
 
 
 def moe_zentorch_bf16(w13: Tensor, w2: Tensor) -> Moe:
-    """zentorch's fused experts, bf16. It repacks the weights it is given in place: these are copies."""
+    """Zentorch's fused experts, bf16. It repacks the weights it is given in place: these are copies."""
     ops, first, second = zentorch(), w13.clone(), w2.clone()
 
     def run(x: Tensor, ids: Tensor, weights: Tensor) -> Tensor:

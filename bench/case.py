@@ -31,7 +31,7 @@ class Case:
     contenders: Mapping[str, Contender]
     dims: Mapping[str, int] = field(default_factory=dict)
     flops: float = 0.0
-    bytes: Mapping[str, float] = field(default_factory=dict)  # a call must read or write at least, by contender
+    bytes: Mapping[str, float] = field(default_factory=dict)  # that a contender must read or write at least
     missing: Mapping[str, str] = field(default_factory=dict)  # peers that cannot run here, and why
     derived: Callable[[Timings], Mapping[str, Spread]] = lambda _: {}  # more ratios of these timings
 
@@ -88,7 +88,7 @@ def run(case: Case, **how: Any) -> Outcome:
 
 
 def _difference(got: Any, want: Any) -> float | None:
-    """The distance of the first floating results, as a part of their size; None where there are none to compare."""
+    """The distance of the first floating results, as a part of their size; None where there are none."""
     for a, b in zip(as_tuple(got), as_tuple(want), strict=False):
         if isinstance(a, Tensor) and isinstance(b, Tensor) and a.shape == b.shape and b.is_floating_point():
             x, y = a.double(), b.double()
@@ -113,7 +113,9 @@ def as_json(outcome: Outcome, circumstances: Mapping[str, Any]) -> list[dict[str
             "contender": row.contender,
             **{f"{name}_us": round(1e6 * value, 3) for name, value in vars(row.seconds).items()},
             "ratio": {name: round(value, 4) for name, value in vars(row.ratio).items()},
-            **{k: None if v is None else round(v, 5) for k, v in vars(row).items() if k.startswith(("of_", "diff"))},
+            "differs": row.differs,
+            "of_read": row.of_read,
+            "of_products": row.of_products,
             "derived": {k: {n: round(v, 4) for n, v in vars(s).items()} for k, s in outcome.derived.items()},
             **limits,
             "rounds": len(t.seconds[row.contender]),
@@ -143,7 +145,8 @@ def commit() -> str:
     folder = Path(__file__).parent
 
     def git(*words: str) -> str:
-        return subprocess.run(["git", *words], cwd=folder, capture_output=True, text=True, check=True).stdout.strip()
+        command = ["git", *words]
+        return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True).stdout.strip()
 
     try:
         return git("rev-parse", "--short", "HEAD") + "+" * bool(git("status", "--porcelain", "-uno"))

@@ -58,10 +58,10 @@ def measure(
     patience: float = 20.0,
     progress: Callable[[str], None] = lambda _: None,
 ) -> Timings:
-    """Time every contender in every round, for about `round_seconds` each, after a round that only warms up."""
+    """Time every contender in every round, for about `round_seconds` each, once it is warm."""
     calls = {name: _calls_for(run, round_seconds) for name, run in contenders.items()}
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
-    order, counter, waited, busiest = list(contenders), 0, 0.0, 0.0
+    order, waited, busiest = list(contenders), 0.0, 0.0
     for r in range(rounds):
         progress(f"round {r + 1} of {rounds}")
         busy, took = wait_until_idle(patience - waited)
@@ -69,10 +69,9 @@ def measure(
         for name in order:
             run, n = contenders[name], calls[name]
             start = time.perf_counter()
-            for i in range(counter, counter + n):
+            for i in range(r, r + n):
                 run(i)
             seconds[name].append((time.perf_counter() - start) / n)
-        counter += 1
         order.append(order.pop(0))  # nobody always runs after the same neighbour
     return Timings(seconds, waited, busiest)
 
