@@ -50,19 +50,20 @@ void quantize_row(const T* x, int64_t n, uint8_t* codes, float* scales) {
 // The rows between the two GEMMs: bf16, f32 where x is, or codes and scales.
 struct Hidden {
   uint8_t* data;
+  int64_t stride;
   Dtype dtype;
   float* scale;  // of groups, or null
   int64_t groups;
 
   gemm::Operand operand(const Args& a, int64_t rows, Scratch& scratch) const {
-    return make_operand(a.w2, {data, a.inter}, dtype, {scale, groups}, kGroup, rows, scratch);
+    return make_operand(a.w2, {data, stride}, dtype, {scale, groups}, kGroup, rows, scratch);
   }
 };
 
 Hidden take_hidden(const Args& a, int64_t rows, Scratch& scratch) {
   const Dtype dtype = a.quantize ? Dtype::e4m3 : a.dtype;
-  const int64_t groups = ceil_div(a.inter, kGroup);
-  return {scratch.take<uint8_t>(rows * a.inter * size_of(dtype)), dtype,
+  const int64_t groups = ceil_div(a.inter, kGroup), stride = spread_stride(a.inter);
+  return {scratch.take<uint8_t>(rows * stride * size_of(dtype)), stride, dtype,
           a.quantize ? scratch.take<float>(rows * groups) : nullptr, groups};
 }
 
@@ -124,10 +125,10 @@ void first_gemm(const Args& a, const Routed& routed, const gemm::Operand& x, con
       const float* const u = up + r * of_up.stride() + of_up.skip;
       const int64_t slot = routed.first_token * a.top_k + routed.row_slot[first_row + r];
       const F32 weight = splat(a.weight_on_hidden ? a.weights[slot] : 1.0f);
-      const int64_t at = (first_row + r) * a.inter + column;
+      const int64_t at = (first_row + r) * hidden.stride + column;
       const auto write = [&](auto* y) {
-        for_lanes(count, [&](int64_t j, auto n) {
-          store(y + j, mul(gated_silu(load(g + j, n), load(u + j, n), limit), weight), n);
+        map_row(g, y, count, [&](int64_t j, auto n) {
+          return mul(gated_silu(load(g + j, n), load(u + j, n), limit), weight);
         });
       };
       if (a.quantize) {
@@ -162,15 +163,15 @@ void second_gemm(const Args& a, const Routed& routed, const gemm::Operand& hidde
       for (int64_t t = 0; t < routed.tokens; ++t) {
         const int64_t token = routed.first_token + t;
         auto* const out = static_cast<decltype(type)*>(a.out) + token * a.hidden + column;
-        for_lanes(count, [&](int64_t j, auto n) {
+        map_row(y, out, count, [&](int64_t j, auto n) {
           F32 acc = splat(0.0f);
           for (int64_t s = 0; s < a.top_k; ++s) {
             const int64_t row = routed.slot_row[t * a.top_k + s];
             if (row < 0) continue;
-            const F32 part = load(y + row * kOutColumns + j);
+            const F32 part = load(y + row * kOutColumns + j, n);
             acc = a.weight_on_hidden ? add(acc, part) : fma(part, splat(a.weights[token * a.top_k + s]), acc);
           }
-          store(out + j, acc, n);
+          return acc;
         });
       }
     });
