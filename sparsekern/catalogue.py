@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from sparsekern import backend, docs, torch_ops
 from sparsekern import backend, torch_ops
 from sparsekern.ops.dequantize import OP as dequantize
 from sparsekern.ops.fused_moe import OP as fused_moe
@@ -44,3 +45,4 @@ OPS: dict[str, Op] = {
 for _op in OPS.values():
     backend.define(_op)
     torch_ops.register(_op)
+    docs.document(_op)
