@@ -43,6 +43,9 @@ SPELLED = {"fp32": "f32", "ue8m0": "e8m0"}
 # Wider or older spellings that an argument of this dtype takes too.
 ALSO_TAKES = {"e8m0": ("u8",), "i32": ("i64",)}
 
+# Dimensions of a tensor: TensorView::kMaxRank.
+MAX_RANK = 8
+
 
 class ShapeError(ValueError):
     """A tensor's shape, strides, device or contents, or an option's value, does not fit the op."""
@@ -122,8 +125,8 @@ class Shape:
 class Arg:
     """A tensor argument.
 
-    `dtypes` names what is taken ("f32 bf16"). `layout` is "rows" (unit stride in the last dimension, one stride
-    for all rows) or "dense" (contiguous).
+    `shape` may offer a second form of another rank: "E N K | bytes". `dtypes` names what is taken ("f32 bf16").
+    `layout` is "rows" (unit stride in the last dimension, one stride for all rows) or "dense" (contiguous).
     """
 
     name: str
@@ -135,6 +138,10 @@ class Arg:
     @property
     def packed(self) -> bool:
         return "fp4" in self.dtypes.split()
+
+    @property
+    def forms(self) -> tuple[Shape, ...]:
+        return tuple(map(Shape, self.shape.split("|")))
 
     def accepts(self) -> list[str]:
         stored = [STORED_AS.get(d, d) for d in self.dtypes.split()]
@@ -161,12 +168,13 @@ class Option:
     nullable: bool
     choices: tuple[str, ...] = ()
     length: int = 1  # of a tuple of ints
+    sizes: tuple[str, ...] = ()  # that a tuple sets, where not name_0, name_1, ...
 
     @property
     def symbols(self) -> tuple[str, ...]:
         """The sizes it sets: an int its own name, a tuple name_0, name_1, ..."""
-        if self.kind == "int":
-            return (self.name,)
+        if self.kind == "int" or self.sizes:
+            return self.sizes or (self.name,)
         return tuple(f"{self.name}_{i}" for i in range(self.length)) if self.kind == "ints" else ()
 
 
@@ -189,12 +197,13 @@ class Op:
     result: type | None = None  # the NamedTuple of several results
     flops: Callable[[Dims], float] = lambda d: 0.0
     bytes: Callable[[Dims], float] = lambda d: 0.0
-    dynamic: Mapping[str, str] = field(default_factory=dict)  # size known only from values -> option that fixes it
+    dynamic: Mapping[str, str] = field(default_factory=dict)  # size known only from values -> option that fixes it, or ""
+    hidden: tuple[Option, ...] = ()  # options that `fn` finds out by itself
 
     name: str = field(init=False)
     options: tuple[Option, ...] = field(init=False)
     optional: frozenset[str] = field(init=False)
-    shapes: Mapping[str, Shape] = field(init=False)
+    forms: Mapping[str, tuple[Shape, ...]] = field(init=False)
 
     def __post_init__(self) -> None:
         set_ = lambda name, value: object.__setattr__(self, name, value)  # noqa: E731
@@ -202,11 +211,10 @@ class Op:
         hints = typing.get_type_hints(self.fn)
         names = [a.name for a in self.args]
         set_("name", self.fn.__name__)
-        set_("optional", frozenset(n for n in names if parameters[n].default is None))
-        set_("options", tuple(
-            _option(p, hints[p.name]) for p in parameters.values() if p.name not in (*names, "out", "workspace")
-        ))  # fmt: skip
-        set_("shapes", {x.name: Shape(x.shape) for x in (*self.args, *self.outs)})
+        set_("optional", frozenset(n for n in names if n not in parameters or parameters[n].default is None))
+        shown = [p for p in parameters.values() if p.name not in (*names, "out", "workspace")]
+        set_("options", (*(_option(p, hints[p.name]) for p in shown), *self.hidden))
+        set_("forms", {**{a.name: a.forms for a in self.args}, **{o.name: (Shape(o.shape),) for o in self.outs}})
 
     # -- checking in Python: the readable twin of `csrc/bindings/call.cpp` --
 
@@ -222,12 +230,12 @@ class Op:
             if options[o.name] is not None and o.symbols:
                 value = options[o.name]
                 dims.update(zip(o.symbols, (value,) if o.kind == "int" else value, strict=True))
-        for term in (t for shape in self.shapes.values() for t in shape.terms):
+        for term in (t for forms in self.forms.values() for shape in forms for t in shape.terms):
             for symbol, operator in zip(term, term[1:], strict=False):
                 if operator == "/" and isinstance(symbol, str) and dims.get(symbol, 1) < 1:
                     raise ShapeError(f"{self.name}: {symbol} is {dims[symbol]}, expected at least 1")
         for symbol, option in self.dynamic.items():
-            if options[option] is not None:
+            if options.get(option) is not None:
                 dims[symbol] = options[option]
         origin: dict[str, str] = {}
         present = [(a, t) for a in self.args if (t := tensors[a.name]) is not None]
@@ -253,16 +261,21 @@ class Op:
         takes = " or ".join(a.dtypes.split())
         raise DtypeError(f"{self.name}: {a.name} is {str(t.dtype).removeprefix('torch.')}, expected {takes}{hint}")
 
-    def _logical(self, a: Arg, t: Tensor) -> tuple[Any, ...]:
-        """The shape in elements: bytes of FP4 hold two."""
-        shape = tuple(t.shape)
-        return (*shape[:-1], 2 * shape[-1]) if a.packed and t.dtype == torch.uint8 and shape else shape
+    def _form(self, a: Arg, t: Tensor) -> tuple[Shape, tuple[Any, ...], int]:
+        """The form that fits the rank, the sizes in elements (bytes of FP4 hold two), the leading dimensions."""
+        sizes = tuple(t.shape)
+        if len(sizes) > MAX_RANK:
+            raise ShapeError(f"{self.name}: {a.name} has {len(sizes)} dimensions, expected at most {MAX_RANK}")
+        for shape in self.forms[a.name]:
+            lead = len(sizes) - len(shape.terms)
+            if lead == 0 or (lead > 0 and shape.batched):
+                doubled = a.packed and t.dtype == torch.uint8 and len(shape.terms) > 1
+                return shape, (*sizes[:-1], 2 * sizes[-1]) if doubled else sizes, lead
+        expected = " or ".join(map(str, self.forms[a.name]))
+        raise ShapeError(f"{self.name}: {a.name} has shape {sizes}, expected {expected}")
 
     def _first_sizes(self, a: Arg, t: Tensor, dims: dict[str, Any], origin: dict[str, str]) -> None:
-        shape, sizes = self.shapes[a.name], self._logical(a, t)
-        lead = len(sizes) - len(shape.terms)
-        if lead < 0 or (lead > 0 and not shape.batched):
-            raise ShapeError(f"{self.name}: {a.name} has shape {tuple(t.shape)}, expected {shape}")
+        shape, sizes, lead = self._form(a, t)
         if shape.batched and "..." not in dims:
             dims["..."], origin["..."] = sizes[:lead], a.name
         for axis, (term, size) in enumerate(zip(shape.terms, sizes[lead:], strict=True), start=lead):
@@ -270,12 +283,11 @@ class Op:
                 dims[term[0]], origin[term[0]] = size, f"{a.name}.shape[{axis}]"
 
     def _check_sizes(self, a: Arg, t: Tensor, dims: dict[str, Any], origin: dict[str, str]) -> None:
-        shape, sizes = self.shapes[a.name], self._logical(a, t)
-        lead = len(sizes) - len(shape.terms)
+        shape, sizes, lead = self._form(a, t)
         for term, size in zip(shape.terms, sizes[lead:], strict=True):
-            unknown = term[1] if len(term) == 3 and term[2] == "/" and isinstance(term[1], str) else None
+            unknown = term[-2] if len(term) > 2 and term[-1] == "/" and isinstance(term[-2], str) else None
             if unknown is not None and unknown not in dims and isinstance(size, int):
-                g = block_size(evaluate(term[:1], dims), size)
+                g = block_size(evaluate(term[:-2], dims), size)
                 if g is not None:
                     dims[unknown], origin[unknown] = g, f"{a.name}'s blocks"
         want = (*(dims["..."] if shape.batched else ()), *(evaluate(term, _Known(dims)) for term in shape.terms))
@@ -302,7 +314,7 @@ class Op:
         """Shape and dtype of every result; None for one that this call does not have."""
         specs: list[tuple[tuple[Any, ...], torch.dtype] | None] = []
         for out in self.outs:
-            shape, dtype = self.shapes[out.name], self._out_dtype(out, tensors, options)
+            (shape,), dtype = self.forms[out.name], self._out_dtype(out, tensors, options)
             lead = tuple(dims["..."]) if shape.batched else ()
             sizes = [*lead, *(evaluate(term, dims) for term in shape.terms)]
             if dtype == "fp4":
@@ -323,15 +335,16 @@ class Op:
                 return NAME_OF[value]
             if isinstance(value, str):
                 return SPELLED.get(value, value)
-        raise AssertionError(f"{self.name}: no dtype for {out.name}")
+        return "none"  # made from an argument that is not there
 
     # -- what `_C` is told, once --
 
     def compiled(self) -> tuple[Any, ...]:
         """The record as plain tuples; `csrc/bindings/schema.cpp` reads it."""
-        words = {s for sh in self.shapes.values() for term in sh.terms for s in term if isinstance(s, str)}
+        shapes = [shape for forms in self.forms.values() for shape in forms]
+        words = {s for shape in shapes for term in shape.terms for s in term if isinstance(s, str)}
         set_by_options = [s for o in self.options for s in o.symbols]
-        symbols = [*set_by_options, *sorted(words - {*set_by_options, *"+-*/"})]
+        symbols = list(dict.fromkeys([*set_by_options, *sorted(words - {*"+-*/"})]))
         codes = {"+": 2, "-": 3, "*": 4, "/": 5}
 
         def term(rpn: Rpn) -> list[tuple[int, int]]:
@@ -339,8 +352,8 @@ class Op:
                 (0, x) if isinstance(x, int) else (codes[x], 0) if x in codes else (1, symbols.index(x)) for x in rpn
             ]
 
-        def shape(name: str) -> tuple[bool, list[list[tuple[int, int]]]]:
-            return self.shapes[name].batched, [term(t) for t in self.shapes[name].terms]
+        def shape(form: Shape) -> tuple[bool, list[list[tuple[int, int]]]]:
+            return form.batched, [term(t) for t in form.terms]
 
         names, options = [a.name for a in self.args], [o.name for o in self.options]
 
@@ -360,14 +373,15 @@ class Op:
             symbols,
             [
                 (a.name, a.name in self.optional, sum(1 << CODES[d] for d in a.accepts()), a.packed,
-                 a.layout == "dense", "i32" in a.dtypes.split(), *shape(a.name))
+                 a.layout == "dense", "i32" in a.dtypes.split(), [shape(form) for form in a.forms])
                 for a in self.args
             ],
             [
-                (o.name, o.kind, o.nullable, list(o.choices), choice_codes(o), [symbols.index(s) for s in o.symbols])
+                (o.name, o.kind, o.nullable, list(o.choices), choice_codes(o), [symbols.index(s) for s in o.symbols],
+                 o not in self.hidden)
                 for o in self.options
             ],
-            [(o.name, dtype_rule(o), "fp4" in o.dtype.split(), *shape(o.name)) for o in self.outs],
+            [(o.name, dtype_rule(o), "fp4" in o.dtype.split(), shape(Shape(o.shape))) for o in self.outs],
             self.result,
         )  # fmt: skip
 

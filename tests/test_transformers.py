@@ -17,10 +17,11 @@ from transformers.integrations.finegrained_fp8 import (  # noqa: E402
     FP8Linear,
     replace_with_fp8_linear,
 )
+from transformers.quantizers.quantizer_finegrained_fp8 import FineGrainedFP8HfQuantizer  # noqa: E402
 from transformers.utils.quantization_config import FineGrainedFP8Config  # noqa: E402
 
 import sparsekern  # noqa: E402
-from sparsekern.integrations.transformers import optimize  # noqa: E402
+from sparsekern.integrations.transformers import keep_fp8, optimize  # noqa: E402
 
 VOCAB = 128
 LUT = torch.tensor([0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0])
@@ -306,6 +307,20 @@ def test_fp8_checkpoints_run_as_they_are(name: str, layout: dict[str, object]) -
         assert torch.equal(after[key].float(), value.float()), key
 
 
+@pytest.mark.parametrize("expert_dtype", ["fp8", "fp4"])
+def test_an_fp8_checkpoint_on_disk(tmp_path: Path, expert_dtype: str) -> None:
+    layout = FineGrainedFP8Config(weight_block_size=(32, 32), scale_fmt="ue8m0", expert_dtype=expert_dtype)
+    model, plain = fp8_checkpoint("v4", layout)
+    model.config.quantization_config = layout
+    model.save_pretrained(tmp_path)
+    before = FineGrainedFP8HfQuantizer.validate_environment
+    with keep_fp8():
+        loaded = type(model).from_pretrained(tmp_path, dtype=torch.float32)
+    assert any(isinstance(module, FP8Experts) for module in loaded.modules())
+    assert (logits(optimize(loaded)) - logits(plain)).abs().max() <= 1e-5
+    assert FineGrainedFP8HfQuantizer.validate_environment is before, "the change ends with the block"
+
+
 def test_rows_of_scales_beyond_the_weight_are_padding() -> None:
     """2 x 32 rows are one block of 128, for which transformers allocates two rows of scales."""
     options = CONFIGS["qwen3"][1] | {"moe_intermediate_size": 32}
@@ -398,8 +413,10 @@ def test_bytes_are_counted() -> None:
 
 def test_a_cast_afterwards_is_right_or_an_error() -> None:
     ours = optimize(build("v4"), "fp8")
-    want = logits(ours)
+    want, packed = logits(ours), ours.model.layers[0].mlp.experts.down_proj
+    held = list(packed.buffers())
     cast = logits(ours.to(torch.bfloat16)).float()
+    assert all(a is b for a, b in zip(held, packed.buffers(), strict=True))
     assert (cast - want).abs().mean() < 0.1 * want.abs().mean() + 0.1
     with pytest.raises((TypeError, ValueError, RuntimeError)):
         logits(optimize(build("v4")).to(torch.bfloat16))

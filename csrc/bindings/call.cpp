@@ -17,6 +17,7 @@ int64_t block_size(int64_t size, int64_t blocks) {
 }
 
 bool is_dense(const TensorView& t) {
+  if (t.size() == 0) return true;
   int64_t expected = 1;
   for (int i = t.rank - 1; i >= 0; --i) {
     if (t.shape[i] != 1 && t.stride[i] != expected) return false;
@@ -26,7 +27,7 @@ bool is_dense(const TensorView& t) {
 }
 
 bool is_rows(const TensorView& t) {
-  if (t.rank == 0) return true;
+  if (t.rank == 0 || t.size() == 0) return true;
   if (t.last() > 1 && t.stride[t.rank - 1] != 1) return false;
   int64_t expected = kUnknown;
   for (int i = t.rank - 2; i >= 0; --i) {
@@ -61,6 +62,10 @@ Call::Call(const Schema& schema) : schema_(schema) {
   for (int i = 0; i < schema.symbols(); ++i) sizes_[i] = kUnknown;
 }
 
+bool Call::can_hold(const Schema& s) {
+  return s.args.size() <= kMax && s.options.size() <= kMax && s.outs.size() <= kMax && s.symbols() <= 2 * kMax;
+}
+
 int Call::symbol(const char* name) const {
   for (int i = 0; i < schema_.symbols(); ++i)
     if (schema_.symbol_names[static_cast<size_t>(i)] == name) return i;
@@ -88,7 +93,7 @@ void Call::read_tensor_arg(int i, PyObject* value) {
   if (!read_tensor(value, &t)) throw Refused{"unreadable tensor"};
   if (!t.on_cpu) throw Refused{"device"};
   if (t.dtype == Dtype::other || !(spec.dtypes >> static_cast<int>(t.dtype) & 1)) throw Refused{"dtype"};
-  if (!(spec.dense ? is_dense(t) : is_rows(t)) && t.size() > 0) throw Refused{"strides"};
+  if (!(spec.dense ? is_dense(t) : is_rows(t))) throw Refused{"strides"};
   if (requires_grad(value)) throw Refused{"requires grad"};
 }
 
@@ -131,7 +136,7 @@ void Call::read_option(int i, PyObject* value) {
       if (o.count != static_cast<int>(spec.symbols.size())) throw Refused{"option length"};
       for (int j = 0; j < o.count; ++j) {
         PyObject* item = PySequence_Fast_GET_ITEM(value, j);
-        if (!PyLong_Check(item)) throw Refused{"option type"};
+        if (!PyLong_Check(item) || PyBool_Check(item)) throw Refused{"option type"};
         o.integers[j] = PyLong_AsLongLong(item);
       }
       break;
@@ -143,7 +148,7 @@ void Call::read_option(int i, PyObject* value) {
   if (spec.kind == OptionKind::integer) sizes_[spec.symbols[0]] = o.integer;
   if (spec.kind == OptionKind::integers)
     for (int j = 0; j < o.count; ++j) {
-      if (o.integers[j] < 1) fail(spec.name, " is ", o.integers[j], " at position ", j, ", expected at least 1");
+      if (spec.shown && o.integers[j] < 1) throw Refused{"option range"};
       sizes_[spec.symbols[static_cast<size_t>(j)]] = o.integers[j];
     }
 }
@@ -154,23 +159,37 @@ void Call::bind_sizes() {
     const TensorView& t = args_[i];
     if (!t.present()) continue;
     const ArgSpec& spec = schema_.args[i];
-    const int lead = t.rank - static_cast<int>(spec.shape.terms.size());
-    if (lead < 0 || (lead > 0 && !spec.shape.batched)) throw Refused{"rank"};
-    if (spec.shape.batched && batch_ == nullptr) {
+    const ShapeSpec& form = form_of(spec, t);
+    const int lead = t.rank - static_cast<int>(form.terms.size());
+    if (form.batched && batch_ == nullptr) {
       batch_ = &t;
       batch_rank_ = lead;
     }
     for (int j = lead; j < t.rank; ++j) {
-      const Term& term = spec.shape.terms[static_cast<size_t>(j - lead)];
+      const Term& term = form.terms[static_cast<size_t>(j - lead)];
       if (term.size() != 1 || term[0].kind != Token::kSymbol || sizes_[term[0].value] != kUnknown) continue;
-      sizes_[term[0].value] = t.shape[j] << (spec.packed && t.dtype == Dtype::u8 && j == t.rank - 1);
+      sizes_[term[0].value] = t.shape[j] << doubled(spec, form, t, j);
     }
   }
   for (size_t i = 0; i < schema_.args.size(); ++i)
-    if (args_[i].present() && !fits(schema_.args[i].shape, args_[i], schema_.args[i].packed)) throw Refused{"shape"};
+    if (args_[i].present() && !fits(schema_.args[i], args_[i])) throw Refused{"shape"};
 }
 
-bool Call::fits(const ShapeSpec& spec, const TensorView& t, bool packed) {
+const ShapeSpec& Call::form_of(const ArgSpec& spec, const TensorView& t) {
+  for (const ShapeSpec& form : spec.forms) {
+    const int lead = t.rank - static_cast<int>(form.terms.size());
+    if (lead == 0 || (lead > 0 && form.batched)) return form;
+  }
+  throw Refused{"rank"};
+}
+
+// Whether bytes of that dimension hold two elements.
+bool Call::doubled(const ArgSpec& spec, const ShapeSpec& form, const TensorView& t, int axis) {
+  return spec.packed && t.dtype == Dtype::u8 && axis == t.rank - 1 && form.terms.size() > 1;
+}
+
+bool Call::fits(const ArgSpec& arg, const TensorView& t) {
+  const ShapeSpec& spec = form_of(arg, t);
   const int lead = t.rank - static_cast<int>(spec.terms.size());
   if (spec.batched) {
     if (lead != batch_rank_) return false;
@@ -179,13 +198,15 @@ bool Call::fits(const ShapeSpec& spec, const TensorView& t, bool packed) {
   }
   for (int j = lead; j < t.rank; ++j) {
     const Term& term = spec.terms[static_cast<size_t>(j - lead)];
-    const int64_t got = t.shape[j] << (packed && t.dtype == Dtype::u8 && j == t.rank - 1);
+    const int64_t got = t.shape[j] << doubled(arg, spec, t, j);
     // "N/g" with g unknown: the scale's shape tells the block size.
-    if (term.size() == 3 && term[2].kind == Token::kCeilDiv && term[1].kind == Token::kSymbol &&
-        sizes_[term[1].value] == kUnknown) {
-      const int64_t g = block_size(evaluate({term[0]}), got);
-      if (g == 0) return false;
-      sizes_[term[1].value] = g;
+    if (term.size() > 2 && term.back().kind == Token::kCeilDiv) {
+      const Token& by = term[term.size() - 2];
+      if (by.kind == Token::kSymbol && sizes_[by.value] == kUnknown) {
+        const int64_t g = block_size(evaluate(Term(term.begin(), term.end() - 2)), got);
+        if (g == 0) return false;
+        sizes_[by.value] = g;
+      }
     }
     if (evaluate(term) != got) return false;
   }
@@ -253,9 +274,12 @@ void Call::make_outputs() {
     int rank = 0;
     if (spec.shape.batched)
       for (; rank < batch_rank_; ++rank) shape[rank] = batch_->shape[rank];
-    for (const Term& term : spec.shape.terms) shape[rank++] = evaluate(term);
+    for (const Term& term : spec.shape.terms) {
+      shape[rank] = evaluate(term);
+      if (shape[rank++] < 0) throw Refused{"a size of the result is not known"};
+    }
     if (spec.packed) shape[rank - 1] /= 2;
-    if (dtype == Dtype::other) {
+    if (dtype == Dtype::other) {  // made from an argument or option that is not there
       results_[i] = py::none();
     } else if (given) {
       take_output(i, count > 1 ? PyTuple_GET_ITEM(out_, static_cast<Py_ssize_t>(i)) : out_, dtype, rank, shape);
@@ -271,7 +295,7 @@ void Call::take_output(size_t i, PyObject* value, Dtype dtype, int rank, const i
     throw Refused{"out"};
   for (int j = 0; j < rank; ++j)
     if (t.shape[j] != shape[j]) throw Refused{"out"};
-  if (!is_dense(t)) throw Refused{"out"};
+  if (!is_dense(t) && t.size() > 0) throw Refused{"out"};
   for (size_t a = 0; a < schema_.args.size(); ++a)
     if (args_[a].present() && overlap(t, args_[a])) throw Refused{"out overlaps an input"};
   for (size_t o = 0; o < i; ++o)

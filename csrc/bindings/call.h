@@ -23,7 +23,7 @@ struct OptionValue {
   int64_t integer = 0;  // also of bool, choice (its position) and dtype
   double real = 0;
   int count = 0;
-  int64_t integers[8] = {};
+  int64_t integers[8];  // the first `count`
 };
 
 struct Refused {  // the schema does not fit; Python will say why
@@ -50,6 +50,7 @@ template <class... Parts>
 class Call {
  public:
   explicit Call(const Schema& schema);
+  static bool can_hold(const Schema& schema);
 
   void read(PyObject* const* values);  // args, options, out
 
@@ -66,6 +67,7 @@ class Call {
 
   void set_size(const char* symbol, int64_t value);  // one that is known from values only
   void make_outputs();
+  bool out_given() const { return out_ != Py_None; }
   const TensorView& out(int i) const { return outs_[i]; }
 
   // Runs the first variant that this machine can run, without the interpreter's lock.
@@ -84,13 +86,15 @@ class Call {
   void read_tensor_arg(int i, PyObject* value);
   void read_option(int i, PyObject* value);
   void bind_sizes();
-  bool fits(const ShapeSpec& spec, const TensorView& t, bool packed);
+  static const ShapeSpec& form_of(const ArgSpec& spec, const TensorView& t);
+  static bool doubled(const ArgSpec& spec, const ShapeSpec& form, const TensorView& t, int axis);
+  bool fits(const ArgSpec& spec, const TensorView& t);
   int64_t evaluate(const Term& term) const;
   int symbol(const char* name) const;
   Dtype out_dtype(const OutSpec& spec) const;
   void take_output(size_t i, PyObject* value, Dtype dtype, int rank, const int64_t* shape);
 
-  static constexpr int kMax = 24;  // arguments, options, results, sizes
+  static constexpr int kMax = 24;  // of arguments, of options, of results; sizes: twice that
 
   const Schema& schema_;
   TensorView args_[kMax], outs_[kMax];

@@ -1,7 +1,187 @@
+// GEMMs, and the packing of their weights.
+#include <iterator>
+
 #include "bindings/families.h"
+#include "bindings/weights.h"
+#include "kernels/fused_moe/op.h"
+#include "kernels/gemm/op.h"
+#include "kernels/pack_weights/op.h"
+#include "kernels/unpack_weights/op.h"
 
 namespace sk {
+namespace {
 
-Family gemm_family() { return {nullptr, 0}; }
+using gemm_groups::Group;
+
+// What all GEMMs check and read alike; the groups come from the caller.
+gemm_groups::Args read_gemm(Call& c, int a, int b, int a_scale, int b_scale, int a_block, int packed) {
+  const TensorView& x = c.arg(a);
+  const gemm::Weights w = read_weights(c, b, b_scale, packed, "b", c.size("N"), c.size("K"), "b_block_0", "b_block_1");
+  if (w.format == gemm::Format::f32 && x.dtype != Dtype::f32) fail("b is float32, expected bfloat16, e4m3 or FP4 unless a is float32");
+  if (c.option(a_block).present && c.option(a_block).integers[0] != 1)
+    fail("a_block is (", c.option(a_block).integers[0], ", ...), expected (1, ...): activations are scaled row by row");
+  if (x.dtype != Dtype::e4m3 && c.arg(a_scale).present()) fail("a_scale is given, but a is not e4m3");
+  return {.weights = w,
+          .a = x.as_rows<const void>(),
+          .a_dtype = x.dtype,
+          .a_scale = read_row_scales(c, a_scale),
+          .a_group = c.arg(a_scale).present() ? c.size("a_block_1") : 0,
+          .groups = nullptr,
+          .group_count = 0,
+          .rows = x.rows(),
+          .bias = nullptr,
+          .bias_dtype = Dtype::f32,
+          .out = nullptr,
+          .out_dtype = Dtype::other};
+}
+
+void launch(Call& c, gemm_groups::Args args) {
+  args.out = c.out(0).data;
+  args.out_dtype = c.out(0).dtype;
+  c.run(gemm_groups::kVariants, args);
+}
+
+void check_out_dtype(const Call& c, int option) {
+  const auto t = static_cast<Dtype>(c.integer(option));
+  if (t != Dtype::f32 && t != Dtype::bf16) fail("out_dtype is not torch.float32 or torch.bfloat16");
+}
+
+void gemm_op(Call& c) {
+  enum { kA, kB, kAScale, kBScale, kBias };
+  enum { kABlock, kBBlock, kOutDtype, kPacked };
+  check_out_dtype(c, kOutDtype);
+  gemm_groups::Args args = read_gemm(c, kA, kB, kAScale, kBScale, kABlock, kPacked);
+  if (c.option(kPacked).present && c.option(kPacked).integers[0] > 1)
+    fail("b holds ", c.option(kPacked).integers[0], " experts, expected one matrix");
+  const Group all = {0, 0, args.rows};
+  args.groups = &all;
+  args.group_count = 1;
+  args.bias = c.arg(kBias).data;
+  args.bias_dtype = c.arg(kBias).dtype;
+  c.make_outputs();
+  launch(c, args);
+}
+
+// Rows [offsets[e], offsets[e + 1]) meet expert e.
+void grouped_gemm(Call& c) {
+  enum { kA, kB, kOffsets, kAScale, kBScale };
+  enum { kABlock, kBBlock, kOutDtype, kPacked };
+  check_out_dtype(c, kOutDtype);
+  gemm_groups::Args args = read_gemm(c, kA, kB, kAScale, kBScale, kABlock, kPacked);
+  const int32_t* offsets = c.indices(kOffsets);
+  const int64_t experts = c.size("E");
+  if (offsets[0] != 0) fail("expert_offsets starts at ", offsets[0], ", expected 0");
+  Group* groups = c.scratch().take<Group>(experts);
+  for (int64_t e = 0; e < experts; ++e) {
+    if (offsets[e + 1] < offsets[e] || offsets[e + 1] > args.rows)
+      fail("expert_offsets[", e + 1, "] is ", offsets[e + 1], ", expected ", offsets[e], " to ", args.rows);
+    groups[e] = {e, offsets[e], offsets[e + 1] - offsets[e]};
+  }
+  args.groups = groups;
+  args.group_count = experts;
+  c.make_outputs();
+  const int64_t row = c.out(0).last() * size_of(c.out(0).dtype), used = offsets[experts];
+  if (used < args.rows) __builtin_memset(c.out(0).as<char>() + used * row, 0, static_cast<size_t>((args.rows - used) * row));
+  launch(c, args);
+}
+
+// The first rows[e] rows of each expert's slice.
+void grouped_gemm_masked(Call& c) {
+  enum { kA, kB, kRows, kAScale, kBScale };
+  enum { kABlock, kBBlock, kOutDtype, kPacked };
+  check_out_dtype(c, kOutDtype);
+  gemm_groups::Args args = read_gemm(c, kA, kB, kAScale, kBScale, kABlock, kPacked);
+  const int32_t* rows = c.indices(kRows);
+  const int64_t experts = c.size("E"), most = c.size("Mmax");
+  Group* groups = c.scratch().take<Group>(experts);
+  for (int64_t e = 0; e < experts; ++e) {
+    if (rows[e] < 0 || rows[e] > most) fail("rows[", e, "] is ", rows[e], ", expected 0 to ", most);
+    groups[e] = {e, e * most, rows[e]};
+  }
+  args.groups = groups;
+  args.group_count = experts;
+  c.make_outputs();
+  const int64_t row = c.out(0).last() * size_of(c.out(0).dtype);
+  for (int64_t e = 0; e < experts && !c.out_given(); ++e)
+    __builtin_memset(c.out(0).as<char>() + (e * most + rows[e]) * row, 0, static_cast<size_t>((most - rows[e]) * row));
+  launch(c, args);
+}
+
+void fused_moe(Call& c) {
+  enum { kX, kW13, kW2, kWeights, kIds, kW13Scale, kW2Scale };
+  enum { kW13Block, kW2Block, kActivation, kLimit, kQuantize, kWeightOn, kOutDtype, kPacked13, kPacked2 };
+  if (c.option(kOutDtype).present) check_out_dtype(c, kOutDtype);
+  const TensorView& x = c.arg(kX);
+  const int64_t hidden = c.size("H"), inter = c.size("I"), experts = c.size("E");
+  const auto w13 = read_weights(c, kW13, kW13Scale, kPacked13, "w13", 2 * inter, hidden, "w13_block_0", "w13_block_1");
+  const auto w2 = read_weights(c, kW2, kW2Scale, kPacked2, "w2", hidden, inter, "w2_block_0", "w2_block_1");
+  for (const int option : {kPacked13, kPacked2})
+    if (c.option(option).present && c.option(option).integers[0] != experts)
+      fail(option == kPacked2 ? "w2" : "w13", " holds ", c.option(option).integers[0], " experts, expected ", experts);
+  if (x.dtype != Dtype::f32 && (w13.format == gemm::Format::f32 || w2.format == gemm::Format::f32))
+    fail("w13 or w2 is float32, expected bfloat16, e4m3 or FP4 unless x is float32");
+  const OptionValue& limit = c.option(kLimit);
+  if (limit.present && !(limit.real > 0)) fail("limit is ", limit.real, ", expected a positive number or None");
+  const int32_t* ids = c.indices(kIds);
+  c.make_outputs();
+  c.run(fused_moe::kVariants, {.x = x.as_rows<const void>(),
+                               .dtype = x.dtype,
+                               .w13 = w13,
+                               .w2 = w2,
+                               .weights = c.arg(kWeights).as<const float>(),
+                               .ids = ids,
+                               .tokens = x.rows(),
+                               .top_k = c.arg(kIds).last(),
+                               .experts = experts,
+                               .hidden = hidden,
+                               .inter = inter,
+                               .limit = limit.present ? c.real(kLimit) : __builtin_inff(),
+                               .quantize = c.option(kQuantize).present,
+                               .weight_on_hidden = c.integer(kWeightOn) == 1,
+                               .out = c.out(0).data,
+                               .out_dtype = c.out(0).dtype});
+}
+
+void pack_weights(Call& c) {
+  enum { kB, kBScale };
+  const gemm::Weights w = read_weights(c, kB, kBScale, -1, "b", c.size("N"), c.size("K"), "block_0", "block_1");
+  const int64_t experts = c.arg(kB).rank > 2 ? c.arg(kB).shape[0] : 1;
+  c.set_size("bytes", experts * w.packed_bytes());
+  c.set_size("scales", w.scale != nullptr ? experts * w.packed_scales() : 0);
+  c.make_outputs();
+  c.run(pack_weights::kVariants,
+        {.weights = w, .experts = experts, .panels = c.out(0).as<uint8_t>(), .scale = w.scale != nullptr ? c.out(1).data : nullptr});
+}
+
+void unpack_weights(Call& c) {
+  enum { kB, kBScale };
+  enum { kPacked };
+  const gemm::Weights w = read_weights(c, kB, kBScale, kPacked, "b", c.size("N"), c.size("K"), "b_block_0", "b_block_1");
+  const int64_t experts = max(c.size("E"), 1), row_bytes = gemm::bytes_of(w.format, w.k);
+  c.set_size("bytes", experts * w.n * row_bytes);
+  c.set_size("scales", w.scale != nullptr ? experts * ceil_div(w.n, w.block_n) * w.segments().count() : 0);
+  c.make_outputs();
+  c.run(unpack_weights::kVariants, {.weights = w,
+                                    .experts = experts,
+                                    .rows = c.out(0).as<uint8_t>(),
+                                    .row_bytes = row_bytes,
+                                    .scale = w.scale != nullptr ? c.out(1).data : nullptr});
+}
+
+constexpr Binding kBindings[] = {
+    {"gemm", "a b a_scale b_scale bias a_block b_block out_dtype packed", &gemm_op},
+    {"grouped_gemm", "a b expert_offsets a_scale b_scale a_block b_block out_dtype packed", &grouped_gemm},
+    {"grouped_gemm_masked", "a b rows a_scale b_scale a_block b_block out_dtype packed", &grouped_gemm_masked},
+    {"fused_moe",
+     "x w13 w2 weights ids w13_scale w2_scale w13_block w2_block activation limit quantize_activations weight_on out_dtype "
+     "packed13 packed2",
+     &fused_moe},
+    {"pack_weights", "b b_scale block", &pack_weights},
+    {"unpack_weights", "b b_scale packed", &unpack_weights},
+};
+
+}  // namespace
+
+Family gemm_family() { return {kBindings, std::size(kBindings)}; }
 
 }  // namespace sk

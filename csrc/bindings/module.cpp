@@ -7,6 +7,7 @@
 
 #include "bindings/call.h"
 #include "bindings/families.h"
+#include "bindings/probes.h"
 #include "bindings/tensor_caster.h"
 
 namespace py = pybind11;
@@ -68,6 +69,7 @@ void check_names(const Schema& schema, const Binding& binding) {
   std::string names;
   for (const ArgSpec& a : schema.args) names += a.name + " ";
   for (const OptionSpec& o : schema.options) names += o.name + " ";
+  if (!Call::can_hold(schema)) throw std::logic_error(schema.name + ": more arguments, options or sizes than Call holds");
   if (names != std::string(binding.arguments) + " ")
     throw std::logic_error(schema.name + ": the schema says '" + names + "', the binding '" + binding.arguments + "'");
 }
@@ -110,5 +112,6 @@ PYBIND11_MODULE(_C, m) {
   m.def("cap_isa", [](int highest) { cap_isa(static_cast<Isa>(highest)); });
   m.def("threads", &threads);
   m.def("limit_threads", &limit_threads);
+  define_probes(m);
   m.attr("compiler") = __VERSION__;
 }

@@ -7,9 +7,10 @@ namespace py = pybind11;
 namespace sk {
 namespace {
 
-ShapeSpec read_shape(const py::handle& batched, const py::handle& terms) {
+ShapeSpec read_shape(const py::handle& form) {
   ShapeSpec shape;
-  shape.batched = batched.cast<bool>();
+  const auto [batched, terms] = form.cast<std::pair<bool, py::list>>();
+  shape.batched = batched;
   for (const py::handle term : terms) {
     Term tokens;
     for (const auto& [kind, value] : term.cast<std::vector<std::pair<int, int64_t>>>())
@@ -41,7 +42,8 @@ Schema::Schema(const py::tuple& record) : name(record[0].cast<std::string>()) {
                     .dense = a[4].cast<bool>(),
                     .index = a[5].cast<bool>(),
                     .dtypes = a[2].cast<uint32_t>(),
-                    .shape = read_shape(a[6], a[7])});
+                    .forms = {}});
+    for (const py::handle form : a[6]) args.back().forms.push_back(read_shape(form));
   }
   for (const py::handle h : record[3]) {
     const auto o = h.cast<py::tuple>();
@@ -50,7 +52,8 @@ Schema::Schema(const py::tuple& record) : name(record[0].cast<std::string>()) {
                     .nullable = o[2].cast<bool>(),
                     .choices = {},
                     .choice_dtypes = o[4].cast<std::vector<int>>(),
-                    .symbols = o[5].cast<std::vector<int>>()};
+                    .symbols = o[5].cast<std::vector<int>>(),
+                    .shown = o[6].cast<bool>()};
     for (const py::handle c : o[3]) {
       PyObject* s = py::cast<py::str>(c).release().ptr();
       PyUnicode_InternInPlace(&s);
@@ -63,7 +66,7 @@ Schema::Schema(const py::tuple& record) : name(record[0].cast<std::string>()) {
     outs.push_back({.name = o[0].cast<std::string>(),
                     .dtype = o[1].cast<std::vector<std::pair<int, int>>>(),
                     .packed = o[2].cast<bool>(),
-                    .shape = read_shape(o[3], o[4])});
+                    .shape = read_shape(o[3])});
   }
   result = record[5];
 }

@@ -24,7 +24,7 @@ struct ArgSpec {
   std::string name;
   bool optional, packed, dense, index;  // packed: a byte holds two; index: int32, int64 taken
   uint32_t dtypes;                      // bit per Dtype
-  ShapeSpec shape;
+  std::vector<ShapeSpec> forms;         // told apart by rank
 };
 
 enum class OptionKind { integer, real, boolean, choice, dtype, integers };
@@ -36,6 +36,7 @@ struct OptionSpec {
   std::vector<pybind11::str> choices;  // interned
   std::vector<int> choice_dtypes;      // the dtype a choice names, or -1
   std::vector<int> symbols;            // of the sizes it sets
+  bool shown;                          // an argument of the public function; its sizes are at least 1
 };
 
 struct OutSpec {

@@ -218,12 +218,60 @@ SK_INLINE F32 odd(Bf16x2 x) {
 // acc + a.odd * b.odd, then + a.even * b.even: the order in which VDPBF16PS rounds.
 SK_INLINE F32 dot(F32 acc, Bf16x2 a, Bf16x2 b) { return fma(even(a), even(b), fma(odd(a), odd(b), acc)); }
 
+// --- chunks of weights (gemm/gemm.h): 16 columns times 4 bytes
+constexpr int kTileRows = 4, kTileVectors = 1;  // accumulators that fit the registers
+constexpr bool kDotsBf16 = false;               // whether dot() is an instruction
+
+// Eight rows of eight lanes.
+SK_INLINE void transpose8(__m256i* v) {
+  __m256i t[8], u[8];
+  for (int i = 0; i < 8; i += 2) {
+    t[i] = _mm256_unpacklo_epi32(v[i], v[i + 1]);
+    t[i + 1] = _mm256_unpackhi_epi32(v[i], v[i + 1]);
+  }
+  for (int i = 0; i < 8; i += 4)
+    for (int j = 0; j < 2; ++j) {
+      u[i + 2 * j] = _mm256_unpacklo_epi64(t[i + j], t[i + j + 2]);
+      u[i + 2 * j + 1] = _mm256_unpackhi_epi64(t[i + j], t[i + j + 2]);
+    }
+  for (int i = 0; i < 4; ++i) {
+    v[i] = _mm256_permute2x128_si256(u[i], u[i + 4], 0x20);
+    v[i + 4] = _mm256_permute2x128_si256(u[i], u[i + 4], 0x31);
+  }
+}
+// v[i] lane j <-> v[j] lane i
+SK_INLINE void transpose(I32* v) {
+  __m256i q[4][8];  // upper left, upper right, lower left, lower right
+  for (int i = 0; i < 8; ++i) {
+    q[0][i] = v[i].lo;
+    q[1][i] = v[i].hi;
+    q[2][i] = v[i + 8].lo;
+    q[3][i] = v[i + 8].hi;
+  }
+  for (auto& quarter : q) transpose8(quarter);
+  for (int i = 0; i < 8; ++i) {
+    v[i] = {q[0][i], q[2][i]};
+    v[i + 8] = {q[1][i], q[3][i]};
+  }
+}
+// Four bytes a lane, two pairs -> kernel order: in every group of four lanes, all first pairs, then all second ones.
+SK_INLINE I32 shuffle_bytes(I32 x, __m128i order) {
+  const __m256i both = _mm256_broadcastsi128_si256(order);
+  return {_mm256_shuffle_epi8(x.lo, both), _mm256_shuffle_epi8(x.hi, both)};
+}
+SK_INLINE I32 to_kernel_order(I32 x) {
+  return shuffle_bytes(x, _mm_setr_epi8(0, 1, 4, 5, 8, 9, 12, 13, 2, 3, 6, 7, 10, 11, 14, 15));
+}
+SK_INLINE I32 from_kernel_order(I32 x) {
+  return shuffle_bytes(x, _mm_setr_epi8(0, 1, 8, 9, 2, 3, 10, 11, 4, 5, 12, 13, 6, 7, 14, 15));
+}
+
 // 16 codes of e4m3 -> 16 words of bf16: exponents are moved by arithmetic, the 8 subnormals and NaN are looked up.
 SK_INLINE __m256i e4m3_words(__m128i codes) {
   const __m256i x = _mm256_cvtepu8_epi16(codes);
   const __m256i magnitude = _mm256_and_si256(x, _mm256_set1_epi16(0x7f));
   const __m256i normal = _mm256_add_epi16(_mm256_slli_epi16(magnitude, 4), _mm256_set1_epi16(120 << 7));
-  const __m128i low = _mm_setr_epi8(0, 0, 0, 0x40, 0, 0x20, 0x40, 0x60, 0, 0, 0, 0, 0, 0, 0, 0);
+  const __m128i low = _mm_setr_epi8(0, 0, -128, -64, 0, 32, 64, 96, 0, 0, 0, 0, 0, 0, 0, 0);
   const __m128i high = _mm_setr_epi8(0, 0x3b, 0x3b, 0x3b, 0x3c, 0x3c, 0x3c, 0x3c, 0, 0, 0, 0, 0, 0, 0, 0);
   // The lowest byte of a word picks from the table; 0x80 in the other makes a zero.
   const __m256i pick = _mm256_or_si256(magnitude, _mm256_set1_epi16(static_cast<short>(0x8000)));
@@ -235,7 +283,7 @@ SK_INLINE __m256i e4m3_words(__m128i codes) {
   r = _mm256_blendv_epi8(r, _mm256_set1_epi16(0x7fc0), is_nan);
   return _mm256_or_si256(r, _mm256_slli_epi16(_mm256_srli_epi16(x, 7), 15));
 }
-// 64 bytes of e4m3 in kernel order (gemm/format.h) -> two vectors of pairs.
+// 64 bytes of e4m3 in kernel order (gemm/gemm.h) -> two vectors of pairs.
 SK_INLINE void decode_e4m3(const uint8_t* p, Bf16x2* out) {
   const __m256i* q = reinterpret_cast<const __m256i*>(p);
   // Each 128-bit chunk holds 8 bytes of the first vector, then 8 of the second.

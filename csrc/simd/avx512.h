@@ -9,6 +9,9 @@ namespace sk::simd::avx512 {
 
 #include "simd/avx512_lanes.h"
 
+constexpr int kTileRows = 4, kTileVectors = 4;  // accumulators that fit the registers
+constexpr bool kDotsBf16 = false;               // whether dot() is an instruction
+
 // acc + a.odd * b.odd, then + a.even * b.even: the order in which VDPBF16PS rounds.
 SK_INLINE F32 dot(F32 acc, Bf16x2 a, Bf16x2 b) { return fma(even(a), even(b), fma(odd(a), odd(b), acc)); }
 
@@ -22,7 +25,7 @@ SK_INLINE __m512i e4m3_words(__m256i codes) {
   const __m512i sign = _mm512_and_si512(_mm512_slli_epi16(x, 8), _mm512_set1_epi16(static_cast<short>(0x8000)));
   return _mm512_or_si512(magnitude, sign);
 }
-// 64 bytes of e4m3 in kernel order (gemm/format.h) -> two vectors of pairs.
+// 64 bytes of e4m3 in kernel order (gemm/gemm.h) -> two vectors of pairs.
 SK_INLINE void decode_e4m3(const uint8_t* p, Bf16x2* out) {
   const __m512i x = _mm512_loadu_si512(p);
   // Each 128-bit chunk holds 8 bytes of the first vector, then 8 of the second.

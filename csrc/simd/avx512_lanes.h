@@ -135,7 +135,41 @@ SK_INLINE F32 odd(Bf16x2 x) {
   return {_mm512_castsi512_ps(_mm512_and_si512(x.v, _mm512_set1_epi32(static_cast<int>(0xffff0000))))};
 }
 
-// 64 bytes of e2m1 in kernel order (gemm/format.h) -> four vectors of pairs. VPERMW looks at five bits: the table
+// --- chunks of weights (gemm/gemm.h): 16 columns times 4 bytes
+// v[i] lane j <-> v[j] lane i
+SK_INLINE void transpose(I32* v) {
+  __m512i t[16], u[16];
+  for (int i = 0; i < 16; i += 2) {
+    t[i] = _mm512_unpacklo_epi32(v[i].v, v[i + 1].v);
+    t[i + 1] = _mm512_unpackhi_epi32(v[i].v, v[i + 1].v);
+  }
+  for (int i = 0; i < 16; i += 4)
+    for (int j = 0; j < 2; ++j) {
+      u[i + 2 * j] = _mm512_unpacklo_epi64(t[i + j], t[i + j + 2]);
+      u[i + 2 * j + 1] = _mm512_unpackhi_epi64(t[i + j], t[i + j + 2]);
+    }
+  // u[4 g + c]: in 128-bit chunk q, lanes 4 g .. 4 g + 3 of column 4 q + c.
+  for (int c = 0; c < 4; ++c) {
+    const __m512i a = _mm512_shuffle_i32x4(u[c], u[c + 4], 0x88), b = _mm512_shuffle_i32x4(u[c], u[c + 4], 0xdd);
+    const __m512i d = _mm512_shuffle_i32x4(u[c + 8], u[c + 12], 0x88), e = _mm512_shuffle_i32x4(u[c + 8], u[c + 12], 0xdd);
+    v[c].v = _mm512_shuffle_i32x4(a, d, 0x88);
+    v[c + 8].v = _mm512_shuffle_i32x4(a, d, 0xdd);
+    v[c + 4].v = _mm512_shuffle_i32x4(b, e, 0x88);
+    v[c + 12].v = _mm512_shuffle_i32x4(b, e, 0xdd);
+  }
+}
+// Four bytes a lane, two pairs -> kernel order: in every group of four lanes, all first pairs, then all second ones.
+SK_INLINE I32 shuffle_bytes(I32 x, __m128i order) {
+  return {_mm512_shuffle_epi8(x.v, _mm512_broadcast_i32x4(order))};
+}
+SK_INLINE I32 to_kernel_order(I32 x) {
+  return shuffle_bytes(x, _mm_setr_epi8(0, 1, 4, 5, 8, 9, 12, 13, 2, 3, 6, 7, 10, 11, 14, 15));
+}
+SK_INLINE I32 from_kernel_order(I32 x) {
+  return shuffle_bytes(x, _mm_setr_epi8(0, 1, 8, 9, 2, 3, 10, 11, 4, 5, 12, 13, 6, 7, 14, 15));
+}
+
+// 64 bytes of e2m1 in kernel order (gemm/gemm.h) -> four vectors of pairs. VPERMW looks at five bits: the table
 // repeats, so the next nibble's lowest bit does not matter.
 SK_INLINE void decode_e2m1(const uint8_t* p, Bf16x2* out) {
   const __m512i x = _mm512_loadu_si512(p);

@@ -9,6 +9,9 @@ namespace sk::simd::avx512bf16 {
 
 #include "simd/avx512_lanes.h"
 
+constexpr int kTileRows = 6, kTileVectors = 4;  // accumulators that fit the registers
+constexpr bool kDotsBf16 = true;                // whether dot() is an instruction
+
 SK_INLINE F32 dot(F32 acc, Bf16x2 a, Bf16x2 b) {
   return {_mm512_dpbf16_ps(acc.v, reinterpret_cast<__m512bh>(a.v), reinterpret_cast<__m512bh>(b.v))};
 }

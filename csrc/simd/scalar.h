@@ -168,7 +168,36 @@ SK_INLINE F32 odd(Bf16x2 x) { return lanes<F32>([&](int i) { return float_of(x.v
 // acc + a.odd * b.odd, then + a.even * b.even: the order in which VDPBF16PS rounds.
 SK_INLINE F32 dot(F32 acc, Bf16x2 a, Bf16x2 b) { return fma(even(a), even(b), fma(odd(a), odd(b), acc)); }
 
-// 64 bytes of e4m3 in kernel order (gemm/format.h) -> two vectors of pairs.
+// --- chunks of weights (gemm/gemm.h): 16 columns times 4 bytes
+constexpr int kTileRows = 4, kTileVectors = 1;  // accumulators that fit the registers
+constexpr bool kDotsBf16 = false;               // whether dot() is an instruction
+
+// v[i] lane j <-> v[j] lane i
+SK_INLINE void transpose(I32* v) {
+  for (int i = 0; i < kLanes; ++i)
+    for (int j = 0; j < i; ++j) {
+      const int32_t t = v[i].v[j];
+      v[i].v[j] = v[j].v[i];
+      v[j].v[i] = t;
+    }
+}
+// Four bytes a lane, two pairs -> kernel order: in every group of four lanes, all first pairs, then all second ones.
+SK_INLINE I32 to_kernel_order(I32 x) {
+  return lanes<I32>([&](int i) {
+    const int lane = i & ~3, half = i >> 1 & 1, at = 2 * (i & 1);  // which pair, of which two lanes
+    const auto pair = [&](int l) { return u(x.v[lane + l]) >> 16 * half & 0xffffu; };
+    return s(pair(at) | pair(at + 1) << 16);
+  });
+}
+SK_INLINE I32 from_kernel_order(I32 x) {
+  return lanes<I32>([&](int i) {
+    const int group = i & ~3, l = i & 3;
+    const auto pair = [&](int half) { return u(x.v[group + 2 * half + l / 2]) >> 16 * (l & 1) & 0xffffu; };
+    return s(pair(0) | pair(1) << 16);
+  });
+}
+
+// 64 bytes of e4m3 in kernel order -> two vectors of pairs.
 SK_INLINE void decode_e4m3(const uint8_t* p, Bf16x2* out) {
   for (int half = 0; half < 2; ++half)
     out[half] = lanes<Bf16x2>([&](int lane) {

@@ -21,9 +21,10 @@ from transformers.quantizers.quantizers_utils import should_convert_module
 
 from sparsekern.integrations.transformers import experts, routers
 from sparsekern.integrations.transformers import linears as linear_layers
+from sparsekern.integrations.transformers.loading import keep_fp8
 from sparsekern.integrations.transformers.packed import FORMATS, Format, HfModule, Packed, Unsupported
 
-__all__ = ["optimize"]
+__all__ = ["keep_fp8", "optimize"]
 
 _log = logging.getLogger(__name__)
 
@@ -37,7 +38,8 @@ def optimize(model: Model, weights: Format | None = None, *, linears: bool = Fal
     own, and its experts' weights are packed one layer at a time, each original let go before the next.
     `state_dict()` still gives the names, shapes and dtypes it gave before, quantised weights with the values
     they now have. What transformers built for an FP8 or FP4 checkpoint (`FP8Experts`, `FP8Linear`) is taken
-    as it is, by the scales and block sizes of that checkpoint; its activations are not quantised.
+    as it is, by the scales and block sizes of that checkpoint; its activations are not quantised. (To load
+    one without a GPU, see `keep_fp8`.)
 
     Args:
         model: a loaded transformers model, or a part of one (to convert layer by layer while loading).

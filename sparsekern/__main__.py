@@ -1,0 +1,7 @@
+"""`python -m sparsekern` is the `sparsekern` command."""
+
+import sys
+
+from sparsekern.cli import main
+
+sys.exit(main())
