@@ -42,7 +42,7 @@ SK_INLINE void transform(const T* x, float scale, R* y) {
     for (int i = 0; i < 2 * kPairs; ++i)
       if ((i & half) == 0) butterfly(v[i], v[i + half]);
 #pragma GCC unroll 8
-  for (int i = 0; i < 2 * kPairs; ++i) store(y + i * kLanes, mul(v[i], splat(scale)));
+  for (int i = 0; i < 2 * kPairs; ++i) store_result(y + i * kLanes, mul(v[i], splat(scale)), All{});
 }
 
 // Up to 16 values, of 32 whose others are 0. A bit of the index that is always 0 is dropped instead of transformed.
@@ -57,7 +57,7 @@ SK_INLINE void transform_few(const T* x, int64_t dim, float scale, T* y) {
       b = splat(0.0f);
     }
   }
-  store(y, mul(a, splat(scale)), dim);
+  store_result(y, mul(a, splat(scale)), dim);
 }
 
 // Within blocks first, then across, in memory.
