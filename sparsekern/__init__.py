@@ -11,21 +11,21 @@ import torch as _torch  # noqa: F401  # first: its OpenMP runtime becomes ours t
 from sparsekern import reference
 from sparsekern.backend import trace
 from sparsekern.config import config
-from sparsekern.plan import Support, ops, support
+from sparsekern.ops.dequantize import dequantize
+from sparsekern.ops.fused_moe import fused_moe
 from sparsekern.ops.gemm import gemm
 from sparsekern.ops.grouped_gemm import grouped_gemm
 from sparsekern.ops.grouped_gemm_masked import grouped_gemm_masked
-from sparsekern.ops.pack_weights import pack_weights
-from sparsekern.ops.rms_norm import rms_norm
-from sparsekern.weights import PackedWeights
-
-__version__ = "0.1.0"
-from sparsekern.ops.dequantize import dequantize
 from sparsekern.ops.hadamard import hadamard
 from sparsekern.ops.layer_norm import layer_norm
+from sparsekern.ops.pack_weights import pack_weights
 from sparsekern.ops.quantize_fp4 import quantize_fp4
 from sparsekern.ops.quantize_fp8 import quantize_fp8
 from sparsekern.ops.quantize_fp8_blocks import quantize_fp8_blocks
 from sparsekern.ops.rms_norm import rms_norm
 from sparsekern.ops.swiglu import swiglu
 from sparsekern.ops.swiglu_quantize_fp8 import swiglu_quantize_fp8
+from sparsekern.plan import Support, ops, support
+from sparsekern.weights import PackedWeights
+
+__version__ = "0.1.0"

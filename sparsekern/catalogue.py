@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from sparsekern import backend, torch_ops
+from sparsekern import backend, docs, torch_ops
+from sparsekern.ops.dequantize import OP as dequantize
+from sparsekern.ops.fused_moe import OP as fused_moe
 from sparsekern.ops.gemm import OP as gemm
 from sparsekern.ops.grouped_gemm import OP as grouped_gemm
 from sparsekern.ops.grouped_gemm_masked import OP as grouped_gemm_masked
-from sparsekern.ops.pack_weights import OP as pack_weights
-from sparsekern.ops.rms_norm import OP as rms_norm
-from sparsekern.ops.unpack_weights import OP as unpack_weights
-from sparsekern.ops.dequantize import OP as dequantize
 from sparsekern.ops.hadamard import OP as hadamard
 from sparsekern.ops.layer_norm import OP as layer_norm
+from sparsekern.ops.pack_weights import OP as pack_weights
 from sparsekern.ops.quantize_fp4 import OP as quantize_fp4
 from sparsekern.ops.quantize_fp8 import OP as quantize_fp8
 from sparsekern.ops.quantize_fp8_blocks import OP as quantize_fp8_blocks
 from sparsekern.ops.rms_norm import OP as rms_norm
 from sparsekern.ops.swiglu import OP as swiglu
 from sparsekern.ops.swiglu_quantize_fp8 import OP as swiglu_quantize_fp8
+from sparsekern.ops.unpack_weights import OP as unpack_weights
 from sparsekern.schema import Op
 
 OPS: dict[str, Op] = {
@@ -31,15 +31,17 @@ OPS: dict[str, Op] = {
         swiglu_quantize_fp8,
         hadamard,
         rms_norm,
+        layer_norm,
         pack_weights,
         unpack_weights,
         gemm,
         grouped_gemm,
         grouped_gemm_masked,
-        layer_norm,
+        fused_moe,
     )
 }
 
 for _op in OPS.values():
     backend.define(_op)
     torch_ops.register(_op)
+    docs.document(_op)

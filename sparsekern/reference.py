@@ -1,6 +1,6 @@
-"""Every op in plain PyTorch: `sparsekern.reference.rms_norm` takes what `sparsekern.rms_norm` takes, but `out`.
+"""Every op in plain PyTorch: `sparsekern.reference.rms_norm(...)`, with the arguments of the op but `out`.
 
-These are the functions that the kernels are tested against: slow, readable, independent of the kernels' algorithms.
+These are the functions that the kernels are tested against: slow, readable, of other algorithms than theirs.
 """
 
 from __future__ import annotations

@@ -285,9 +285,9 @@ class Op:
     def _check_sizes(self, a: Arg, t: Tensor, dims: dict[str, Any], origin: dict[str, str]) -> None:
         shape, sizes, lead = self._form(a, t)
         for term, size in zip(shape.terms, sizes[lead:], strict=True):
-            unknown = term[1] if len(term) == 3 and term[2] == "/" and isinstance(term[1], str) else None
+            unknown = term[-2] if len(term) > 2 and term[-1] == "/" and isinstance(term[-2], str) else None
             if unknown is not None and unknown not in dims and isinstance(size, int):
-                g = block_size(evaluate(term[:1], dims), size)
+                g = block_size(evaluate(term[:-2], dims), size)
                 if g is not None:
                     dims[unknown], origin[unknown] = g, f"{a.name}'s blocks"
         want = (*(dims["..."] if shape.batched else ()), *(evaluate(term, _Known(dims)) for term in shape.terms))

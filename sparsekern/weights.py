@@ -55,9 +55,9 @@ class PackedWeights(NamedTuple):
         return (experts, *self.shape[-2:], FORMATS.index(self.format), *self.block)
 
 
-def packed_option(experts: str = "experts") -> Option:
-    """The option that carries `PackedWeights.description`; `experts` names its first size."""
-    return Option("packed", "ints", None, nullable=True, length=6, sizes=(experts, *SIZES))
+def packed_option(experts: str = "experts", name: str = "packed", sizes: tuple[str, ...] = SIZES) -> Option:
+    """The option that carries `PackedWeights.description`, and what an op calls its numbers."""
+    return Option(name, "ints", None, nullable=True, length=6, sizes=(experts, *sizes))
 
 
 def as_arguments(

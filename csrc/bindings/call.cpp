@@ -62,6 +62,10 @@ Call::Call(const Schema& schema) : schema_(schema) {
   for (int i = 0; i < schema.symbols(); ++i) sizes_[i] = kUnknown;
 }
 
+bool Call::can_hold(const Schema& s) {
+  return s.args.size() <= kMax && s.options.size() <= kMax && s.outs.size() <= kMax && s.symbols() <= 2 * kMax;
+}
+
 int Call::symbol(const char* name) const {
   for (int i = 0; i < schema_.symbols(); ++i)
     if (schema_.symbol_names[static_cast<size_t>(i)] == name) return i;
@@ -196,11 +200,13 @@ bool Call::fits(const ArgSpec& arg, const TensorView& t) {
     const Term& term = spec.terms[static_cast<size_t>(j - lead)];
     const int64_t got = t.shape[j] << doubled(arg, spec, t, j);
     // "N/g" with g unknown: the scale's shape tells the block size.
-    if (term.size() == 3 && term[2].kind == Token::kCeilDiv && term[1].kind == Token::kSymbol &&
-        sizes_[term[1].value] == kUnknown) {
-      const int64_t g = block_size(evaluate({term[0]}), got);
-      if (g == 0) return false;
-      sizes_[term[1].value] = g;
+    if (term.size() > 2 && term.back().kind == Token::kCeilDiv) {
+      const Token& by = term[term.size() - 2];
+      if (by.kind == Token::kSymbol && sizes_[by.value] == kUnknown) {
+        const int64_t g = block_size(evaluate(Term(term.begin(), term.end() - 2)), got);
+        if (g == 0) return false;
+        sizes_[by.value] = g;
+      }
     }
     if (evaluate(term) != got) return false;
   }
@@ -289,7 +295,7 @@ void Call::take_output(size_t i, PyObject* value, Dtype dtype, int rank, const i
     throw Refused{"out"};
   for (int j = 0; j < rank; ++j)
     if (t.shape[j] != shape[j]) throw Refused{"out"};
-  if (!is_dense(t)) throw Refused{"out"};
+  if (!is_dense(t) && t.size() > 0) throw Refused{"out"};
   for (size_t a = 0; a < schema_.args.size(); ++a)
     if (args_[a].present() && overlap(t, args_[a])) throw Refused{"out overlaps an input"};
   for (size_t o = 0; o < i; ++o)

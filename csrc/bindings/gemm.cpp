@@ -3,6 +3,7 @@
 
 #include "bindings/families.h"
 #include "bindings/weights.h"
+#include "kernels/fused_moe/op.h"
 #include "kernels/gemm/op.h"
 #include "kernels/pack_weights/op.h"
 #include "kernels/unpack_weights/op.h"
@@ -15,7 +16,7 @@ using gemm_groups::Group;
 // What all GEMMs check and read alike; the groups come from the caller.
 gemm_groups::Args read_gemm(Call& c, int a, int b, int a_scale, int b_scale, int a_block, int packed) {
   const TensorView& x = c.arg(a);
-  const gemm::Weights w = read_weights(c, b, b_scale, packed, "b", "N", "K", "b_block_0", "b_block_1");
+  const gemm::Weights w = read_weights(c, b, b_scale, packed, "b", c.size("N"), c.size("K"), "b_block_0", "b_block_1");
   if (w.format == gemm::Format::f32 && x.dtype != Dtype::f32) fail("b is float32, expected bfloat16, e4m3 or FP4 unless a is float32");
   if (c.option(a_block).present && c.option(a_block).integers[0] != 1)
     fail("a_block is (", c.option(a_block).integers[0], ", ...), expected (1, ...): activations are scaled row by row");
@@ -106,9 +107,44 @@ void grouped_gemm_masked(Call& c) {
   launch(c, args);
 }
 
+void fused_moe(Call& c) {
+  enum { kX, kW13, kW2, kWeights, kIds, kW13Scale, kW2Scale };
+  enum { kW13Block, kW2Block, kActivation, kLimit, kQuantize, kWeightOn, kOutDtype, kPacked13, kPacked2 };
+  if (c.option(kOutDtype).present) check_out_dtype(c, kOutDtype);
+  const TensorView& x = c.arg(kX);
+  const int64_t hidden = c.size("H"), inter = c.size("I"), experts = c.size("E");
+  const auto w13 = read_weights(c, kW13, kW13Scale, kPacked13, "w13", 2 * inter, hidden, "w13_block_0", "w13_block_1");
+  const auto w2 = read_weights(c, kW2, kW2Scale, kPacked2, "w2", hidden, inter, "w2_block_0", "w2_block_1");
+  for (const int option : {kPacked13, kPacked2})
+    if (c.option(option).present && c.option(option).integers[0] != experts)
+      fail(option == kPacked2 ? "w2" : "w13", " holds ", c.option(option).integers[0], " experts, expected ", experts);
+  if (x.dtype != Dtype::f32 && (w13.format == gemm::Format::f32 || w2.format == gemm::Format::f32))
+    fail("w13 or w2 is float32, expected bfloat16, e4m3 or FP4 unless x is float32");
+  const OptionValue& limit = c.option(kLimit);
+  if (limit.present && !(limit.real > 0)) fail("limit is ", limit.real, ", expected a positive number or None");
+  const int32_t* ids = c.indices(kIds);
+  c.make_outputs();
+  c.run(fused_moe::kVariants, {.x = x.as_rows<const void>(),
+                               .dtype = x.dtype,
+                               .w13 = w13,
+                               .w2 = w2,
+                               .weights = c.arg(kWeights).as<const float>(),
+                               .ids = ids,
+                               .tokens = x.rows(),
+                               .top_k = c.arg(kIds).last(),
+                               .experts = experts,
+                               .hidden = hidden,
+                               .inter = inter,
+                               .limit = limit.present ? c.real(kLimit) : __builtin_inff(),
+                               .quantize = c.option(kQuantize).present,
+                               .weight_on_hidden = c.integer(kWeightOn) == 1,
+                               .out = c.out(0).data,
+                               .out_dtype = c.out(0).dtype});
+}
+
 void pack_weights(Call& c) {
   enum { kB, kBScale };
-  const gemm::Weights w = read_weights(c, kB, kBScale, -1, "b", "N", "K", "block_0", "block_1");
+  const gemm::Weights w = read_weights(c, kB, kBScale, -1, "b", c.size("N"), c.size("K"), "block_0", "block_1");
   const int64_t experts = c.arg(kB).rank > 2 ? c.arg(kB).shape[0] : 1;
   c.set_size("bytes", experts * w.packed_bytes());
   c.set_size("scales", w.scale != nullptr ? experts * w.packed_scales() : 0);
@@ -120,7 +156,7 @@ void pack_weights(Call& c) {
 void unpack_weights(Call& c) {
   enum { kB, kBScale };
   enum { kPacked };
-  const gemm::Weights w = read_weights(c, kB, kBScale, kPacked, "b", "N", "K", "b_block_0", "b_block_1");
+  const gemm::Weights w = read_weights(c, kB, kBScale, kPacked, "b", c.size("N"), c.size("K"), "b_block_0", "b_block_1");
   const int64_t experts = max(c.size("E"), 1), row_bytes = gemm::bytes_of(w.format, w.k);
   c.set_size("bytes", experts * w.n * row_bytes);
   c.set_size("scales", w.scale != nullptr ? experts * ceil_div(w.n, w.block_n) * w.segments().count() : 0);
@@ -136,6 +172,10 @@ constexpr Binding kBindings[] = {
     {"gemm", "a b a_scale b_scale bias a_block b_block out_dtype packed", &gemm_op},
     {"grouped_gemm", "a b expert_offsets a_scale b_scale a_block b_block out_dtype packed", &grouped_gemm},
     {"grouped_gemm_masked", "a b rows a_scale b_scale a_block b_block out_dtype packed", &grouped_gemm_masked},
+    {"fused_moe",
+     "x w13 w2 weights ids w13_scale w2_scale w13_block w2_block activation limit quantize_activations weight_on out_dtype "
+     "packed13 packed2",
+     &fused_moe},
     {"pack_weights", "b b_scale block", &pack_weights},
     {"unpack_weights", "b b_scale packed", &unpack_weights},
 };

@@ -17,19 +17,20 @@ struct Piece {
   int64_t chunks;
 };
 
-// All rows times one piece. `Wide` tiles take as many vectors as the registers hold, the rest goes in narrower ones.
+// All rows times one piece of NV vectors, in tiles of about equal height.
 template <class A, Format F, int NV>
 void sweep_rows(const Operand& a, int64_t rows, int64_t at, const Piece& p, float* c, int64_t ldc, Fold* fold) {
-  const int64_t tiles = ceil_div(rows, kTileRows);
+  constexpr int kMost = kTallest<A, F, NV>;
+  const int64_t tiles = ceil_div(rows, kMost);
   for (int64_t t = 0; t < tiles; ++t) {
-    const int64_t first = rows * t / tiles, count = rows * (t + 1) / tiles - first;  // tiles of about equal height
-    const A* a_rows[kTileRows];
+    const int64_t first = rows * t / tiles, count = rows * (t + 1) / tiles - first;
+    const A* a_rows[kMost];
     for (int64_t i = 0; i < count; ++i) {
       const int64_t row = a.index != nullptr ? a.index[first + i] : first + i;
       a_rows[i] = static_cast<const A*>(a.data) + row * a.stride + at;
     }
     Fold scaled = fold != nullptr ? *fold : Fold{};
-    float sa[kTileRows];
+    float sa[kMost];
     if (fold != nullptr && fold->a_scale != nullptr) {
       for (int64_t i = 0; i < count; ++i)
         sa[i] = fold->a_scale[(a.index != nullptr ? a.index[first + i] : first + i) * a.scale_stride];
@@ -41,6 +42,8 @@ void sweep_rows(const Operand& a, int64_t rows, int64_t at, const Piece& p, floa
   }
 }
 
+// The widest tiles that the registers hold, then narrower ones; taller ones where each decoded vector should meet more
+// rows.
 template <class A, Format F>
 void sweep(const Operand& a, int64_t rows, int64_t at, Piece p, int64_t vectors, float* c, int64_t ldc, Fold* fold) {
   for (int64_t v = 0; v < vectors;) {
@@ -48,7 +51,8 @@ void sweep(const Operand& a, int64_t rows, int64_t at, Piece p, int64_t vectors,
     Fold* const f = fold != nullptr ? &part : nullptr;
     const Piece q = {p.b + v * kChunk, p.format, p.stride, p.chunks};
     float* const to = c + v * kLane;
-    if (kTileVectors >= 4 && vectors - v >= 4) {
+    const bool tall = kTallest<A, F, 2> > kTileRows && rows > kTileRows;
+    if (kTileVectors >= 4 && vectors - v >= 4 && !tall) {
       sweep_rows<A, F, 4>(a, rows, at, q, to, ldc, f);
       v += 4;
     } else if (kTileVectors >= 2 && vectors - v >= 2) {
@@ -125,6 +129,8 @@ void multiply_panel(const Weights& w, const Operand& a, int64_t rows, int64_t fi
   uint8_t* const packed = scratch + 4 * kLane * sizeof(float);
   uint8_t* const decoded = packed + (32 << 10);
   const bool scaled = w.scale != nullptr || a.scale != nullptr;
+  // Few rows decode in the tile, as often as there are tiles; many share one decoded copy.
+  const int64_t decode_above = kDotsBf16 && !a.is_f32 ? 16 * kTileRows : kTileRows;
 
   for (int64_t segment = 0; segment < k.count(); ++segment) {
     const int64_t first = segment * k.length, last = min(k.k, first + k.length);
@@ -142,8 +148,8 @@ void multiply_panel(const Weights& w, const Operand& a, int64_t rows, int64_t fi
         pack_piece(w, first_vector, vectors, from, to, packed);
         p = {packed, w.format, vectors * kChunk, chunks};
       }
-      if (rows > kTileRows && w.format == Format::e4m3) p = decode<Format::e4m3>(p, vectors, decoded);
-      if (rows > kTileRows && w.format == Format::e2m1) p = decode<Format::e2m1>(p, vectors, decoded);
+      if (rows > decode_above && w.format == Format::e4m3) p = decode<Format::e4m3>(p, vectors, decoded);
+      if (rows > decode_above && w.format == Format::e2m1) p = decode<Format::e2m1>(p, vectors, decoded);
       Fold fold = {b_scale, a.scale != nullptr ? a.scale + from / a.group : nullptr, 0};
       Fold* const f = scaled ? &fold : nullptr;
       if (a.is_f32)

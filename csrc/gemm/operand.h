@@ -1,5 +1,10 @@
 // Rows of activations as operands of the tiles. Included by kernels, inside the namespace of an instruction set.
 
+// A stride that is not a multiple of 4 KB or nearly so: the rows of a tile would evict each other from the first-level
+// cache, whose sets repeat every 4 KB.
+static int64_t spread_stride(int64_t elements) { return round_up(elements, 64) + 32; }
+static bool spreads(int64_t stride_bytes, int64_t rows) { return rows <= 4 || stride_bytes % 512 != 0; }
+
 // Rows [rows, k] of x in a form that multiplies with w: x itself where that is possible, else a copy in scratch.
 // An e4m3 row with scales whose groups end inside a chunk is scaled here and then multiplied as f32.
 static gemm::Operand make_operand(const gemm::Weights& w, Rows<const void> x, Dtype dtype, Rows<const float> scale,
@@ -8,10 +13,10 @@ static gemm::Operand make_operand(const gemm::Weights& w, Rows<const void> x, Dt
   const bool scale_now = scale.data != nullptr && !k.cuts_at(group);
   const bool as_f32 = scale_now || gemm::SK_ISA::multiplies_f32(dtype) || w.format == gemm::Format::f32;
   gemm::Operand a = {x.data, as_f32, x.stride, scale_now ? nullptr : scale.data, scale.stride, group, nullptr};
-  if (k.gapless() && !scale_now && dtype == (as_f32 ? Dtype::f32 : Dtype::bf16)) return a;
-
-  a.stride = round_up(k.total(), 32);
   const int64_t size = as_f32 ? 4 : 2;
+  if (k.gapless() && !scale_now && dtype == (as_f32 ? Dtype::f32 : Dtype::bf16) && spreads(x.stride * size, rows)) return a;
+
+  a.stride = spread_stride(k.total());
   uint8_t* const copy = scratch.take<uint8_t>(rows * a.stride * size);
   a.data = copy;
   parallel_rows(rows, 4 * k.k, [&](int64_t first, int64_t last) {
@@ -25,5 +30,12 @@ static gemm::Operand make_operand(const gemm::Weights& w, Rows<const void> x, Dt
           row[s * k.padded + i] *= scale.data[r * scale.stride + (s * k.length + i) / group];
     }
   });
+  return a;
+}
+
+// The operand without its first rows.
+static gemm::Operand rows_from(gemm::Operand a, int64_t row) {
+  a.data = static_cast<const uint8_t*>(a.data) + row * a.stride * (a.is_f32 ? 4 : 2);
+  if (a.scale != nullptr) a.scale += row * a.scale_stride;
   return a;
 }

@@ -59,7 +59,7 @@ static void tile(const A* const* a_rows, const uint8_t* b, int64_t stride, int64
   using W = Stream<F>;
   const A* a[MR];
   F32 acc[MR][NV];
-#pragma GCC unroll 8
+#pragma GCC unroll 16
   for (int i = 0; i < MR; ++i) {
     a[i] = a_rows[i];
 #pragma GCC unroll 4
@@ -74,16 +74,16 @@ static void tile(const A* const* a_rows, const uint8_t* b, int64_t stride, int64
       W::load(b + v * kChunk, stride, w);
 #pragma GCC unroll 4
       for (int p = 0; p < W::kPairs; ++p)
-#pragma GCC unroll 8
+#pragma GCC unroll 16
         for (int i = 0; i < MR; ++i) acc[i][v] = multiply_add(acc[i][v], a[i] + 2 * p, w[p]);
       // Broadcasts of a are cheap loads: kept over all vectors they would push accumulators onto the stack.
       if (W::kPairs * MR > 8) asm volatile("" ::: "memory");
     }
-#pragma GCC unroll 8
+#pragma GCC unroll 16
     for (int i = 0; i < MR; ++i) a[i] += 2 * W::kPairs;
   }
 
-#pragma GCC unroll 8
+#pragma GCC unroll 16
   for (int i = 0; i < MR; ++i)
 #pragma GCC unroll 4
     for (int v = 0; v < NV; ++v) {
@@ -101,16 +101,16 @@ static void tile(const A* const* a_rows, const uint8_t* b, int64_t stride, int64
 template <class A>
 using TileFn = void (*)(const A* const*, const uint8_t*, int64_t, int64_t, float*, int64_t, const Fold*);
 
-// The tile of `rows` rows, NV vectors wide.
+// Tiles are as tall as the accumulators allow. Where weights are decoded on the way, twice as tall and half as wide:
+// each decoded vector then meets more rows, and decoding hides behind the products.
 template <class A, Format F, int NV>
+constexpr int kTallest = kDotsBf16 && sizeof(A) == 2 && (F == Format::e4m3 || F == Format::e2m1) && NV <= 2
+                             ? 2 * kTileRows
+                             : kTileRows;
+
+template <class A, Format F, int NV, int MR = kTallest<A, F, NV>>
 static TileFn<A> tile_of(int64_t rows) {
-  switch (rows) {
-    case 1: return &tile<A, F, 1, NV>;
-    case 2: return &tile<A, F, 2, NV>;
-    case 3: return &tile<A, F, 3, NV>;
-    case 4: return &tile<A, F, 4, NV>;
-  }
-  if constexpr (kTileRows > 4)
-    if (rows == 5) return &tile<A, F, 5, NV>;
-  return &tile<A, F, kTileRows, NV>;
+  if constexpr (MR > 1)
+    if (rows < MR) return tile_of<A, F, NV, MR - 1>(rows);
+  return &tile<A, F, MR, NV>;
 }

@@ -13,7 +13,7 @@ from types import ModuleType
 
 import sparsekern
 
-# What runs a command: a module with add_arguments(parser) and run(args) -> exit code. Imported when asked for.
+# What runs a command: a module with add_arguments(parser) and run(args) -> exit code, imported when asked.
 COMMANDS = {
     "info": ("sparsekern.cli.info", "what this build offers on this machine, op by op"),
     "demo": ("sparsekern.cli.demo", "a small DeepSeek-V4 model on transformers, then on sparsekern"),
@@ -52,7 +52,9 @@ def _load(path: str) -> ModuleType:
     if importlib.util.find_spec(package) is None:
         folder = Path(__file__).parents[2] / package.rpartition("._")[2]
         start = folder / "__init__.py"
-        spec = importlib.util.spec_from_file_location(package, start, submodule_search_locations=[str(folder)])
+        spec = importlib.util.spec_from_file_location(
+            package, start, submodule_search_locations=[str(folder)]
+        )
         assert spec is not None
         assert spec.loader is not None
         sys.modules[package] = importlib.util.module_from_spec(spec)

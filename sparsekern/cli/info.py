@@ -11,8 +11,9 @@ from typing import Any
 import torch
 
 import sparsekern
-from sparsekern import _C, catalogue, config, support
-from sparsekern.config import ISAS
+from sparsekern import _C, catalogue
+from sparsekern.config import ISAS, config
+from sparsekern.plan import support
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -66,7 +67,7 @@ def machine() -> str:
 
 
 def openmp_runtimes() -> list[str]:
-    """The OpenMP libraries in this process; with more than one, torch's threads and ours get in each other's way."""
+    """The OpenMP libraries in this process: two would mean two teams of threads in each other's way."""
     try:
         maps = Path("/proc/self/maps").read_text()
     except OSError:
@@ -90,23 +91,22 @@ def cuda() -> dict[str, Any]:
 
 def page(facts: dict[str, Any]) -> str:
     """The facts for people."""
-    better = [isa for isa in facts["isas_here"] if isa != facts["isa"]]
-    capped = facts["isa"] != facts["isas_here"][-1]
-    isa = f"{facts['isa']}, {'capped; also here' if capped else 'also'}: {', '.join(better)}"
-    shared = len(facts["openmp"]) == 1
-    openmp = "sharing torch's OpenMP runtime" if shared else f"OpenMP runtimes: {', '.join(facts['openmp'])}"
-    reads = "DLPack exchange API" if facts["exchange_api"] else "attribute reads (torch 2.10 and later are faster)"
+    isas = facts["isas_here"]
+    rank = f"of {' '.join(isas)}" if facts["isa"] == isas[-1] else f"capped; the best here is {isas[-1]}"
+    together = len(facts["openmp"]) == 1
+    openmp = "sharing torch's OpenMP runtime" if together else f"OpenMP runtimes: {' '.join(facts['openmp'])}"
     general = {
-        "instruction set": isa if better else facts["isa"],
+        "instruction set": f"{facts['isa']} ({rank})",
         "threads": f"{facts['threads']}, {openmp}",
-        "torch": f"{facts['torch']}, tensors read through {reads}",
+        "torch": facts["torch"],
+        "tensors": f"read through {'the DLPack exchange API' if facts['exchange_api'] else 'attributes'}",
         "compiler": facts["compiler"],
         "CUDA": f"{'yes' if facts['cuda']['ok'] else 'no'}: {facts['cuda']['reason']}",
         "cache folder": facts["cache_dir"],
     }
-    rows = [("op", "family", "runs on cpu as")]
-    for name, op in facts["ops"].items():
-        rows.append((name, op["family"], op["cpu"]["implementation"] or op["cpu"]["reason"]))
+    ops = facts["ops"].items()
+    rows = [("op", "family", "runs as")]
+    rows += [(name, op["family"], op["cpu"]["implementation"] or op["cpu"]["reason"]) for name, op in ops]
     widths = [max(len(row[i]) for row in rows) for i in range(2)]
     return "\n".join(
         [

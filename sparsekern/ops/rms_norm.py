@@ -16,7 +16,7 @@ def rms_norm(
 ) -> Tensor:
     """Divide each row by its root mean square, then scale and shift.
 
-    out[r, :] = x[r, :] / sqrt(mean(x[r, :]^2) + eps) * weight + bias
+        out[r, :] = x[r, :] / sqrt(mean(x[r, :]^2) + eps) * weight + bias
 
     Computed in float32 and rounded once.
     """

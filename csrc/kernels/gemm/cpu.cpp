@@ -7,10 +7,8 @@ namespace sk::gemm_groups::SK_ISA {
 using namespace sk::simd::SK_ISA;
 namespace {
 
+#include "gemm/items.h"
 #include "gemm/operand.h"
-
-// Rows of one item: their sums (64 columns of f32) stay in the second-level cache.
-constexpr int64_t kRowsPerItem = 256;
 
 void finish(const Args& a, const float* c, int64_t row, int64_t rows, int64_t column, int64_t columns) {
   with_float_type(a.out_dtype, [&](auto out_type) {
@@ -35,39 +33,20 @@ void run(const Args& a) {
   Scratch scratch;
   const gemm::Operand x = make_operand(a.weights, a.a, a.a_dtype, a.a_scale, a.a_group, a.rows, scratch);
 
-  // Items: the panels of every expert, and of each the rows in parts; a panel's parts lie next to each other, so that
-  // the panel is read from memory once.
-  const int64_t panels = ceil_div(a.weights.n, gemm::kPanel);
-  int64_t* const first_item = scratch.take<int64_t>(a.group_count + 1);
-  int64_t most_rows = 0;
-  first_item[0] = 0;
-  for (int64_t g = 0; g < a.group_count; ++g) {
-    first_item[g + 1] = first_item[g] + panels * ceil_div(a.groups[g].rows, kRowsPerItem);
-    most_rows = max(most_rows, min(kRowsPerItem, a.groups[g].rows));
-  }
-  const int64_t sums = most_rows * gemm::kPanel, per_worker = sums * 4 + gemm::kScratchBytes;
+  const auto rows_of = [&](int64_t g) { return a.groups[g].rows; };
+  const Items items = make_items(a.group_count, ceil_div(a.weights.n, gemm::kPanel), scratch, rows_of);
+  const int64_t sums = items.most_rows * gemm::kPanel, per_worker = sums * 4 + gemm::kScratchBytes;
   uint8_t* const workers = scratch.take<uint8_t>(per_worker * threads());
 
-  parallel_for(first_item[a.group_count], [&](int64_t item, int worker) {
-    int64_t g = 0, past = a.group_count;  // the last group that starts at or before the item: never an empty one
-    while (past - g > 1) {
-      const int64_t middle = (g + past) / 2;
-      (first_item[middle] <= item ? g : past) = middle;
-    }
-    const Group& group = a.groups[g];
-    const int64_t parts = ceil_div(group.rows, kRowsPerItem), local = item - first_item[g];
-    const int64_t panel = local / parts, part = local % parts;
-    const int64_t first = group.rows * part / parts, rows = group.rows * (part + 1) / parts - first;
-    const int64_t column = panel * gemm::kPanel, columns = min(gemm::kPanel, a.weights.n - column);
-
+  parallel_for(items.count(), [&](int64_t i, int worker) {
+    const Items::Item item = find_item(items, i, rows_of);
+    const int64_t row = a.groups[item.group].first_row + item.first_row;
+    const int64_t column = item.block * gemm::kPanel, columns = min(gemm::kPanel, a.weights.n - column);
     float* const c = reinterpret_cast<float*>(workers + worker * per_worker);
-    gemm::Operand mine = x;
-    const int64_t row = group.first_row + first;
-    mine.data = static_cast<const uint8_t*>(x.data) + row * x.stride * (x.is_f32 ? 4 : 2);
-    if (x.scale != nullptr) mine.scale = x.scale + row * x.scale_stride;
-    gemm::SK_ISA::multiply(a.weights.expert(group.expert), mine, rows, column / gemm::kLane,
-                           ceil_div(columns, gemm::kLane), c, gemm::kPanel, reinterpret_cast<uint8_t*>(c + sums));
-    finish(a, c, row, rows, column, columns);
+    gemm::SK_ISA::multiply(a.weights.expert(a.groups[item.group].expert), rows_from(x, row), item.rows,
+                           column / gemm::kLane, ceil_div(columns, gemm::kLane), c, gemm::kPanel,
+                           reinterpret_cast<uint8_t*>(c + sums));
+    finish(a, c, row, item.rows, column, columns);
   });
 }
 

@@ -1,0 +1,196 @@
+"""The ops as one would write them in PyTorch to be fast: what `sparsekern bench ops` compares with.
+
+A function here has the name and the arguments of its op, but weights come as bf16: torch has no faster way to
+multiply by FP8 or FP4 on a CPU than to have widened them before.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .baselines import moe_torch_grouped
+
+
+def rms_norm(x: Tensor, weight: Tensor | None = None, bias: Tensor | None = None, *, eps: float) -> Tensor:
+    """Torch's own."""
+    y = F.rms_norm(x, x.shape[-1:], weight, eps)
+    return y if bias is None else y + bias
+
+
+def layer_norm(x: Tensor, weight: Tensor | None = None, bias: Tensor | None = None, *, eps: float) -> Tensor:
+    """Torch's own."""
+    return F.layer_norm(x, x.shape[-1:], weight, bias, eps)
+
+
+def swiglu(gate_up: Tensor, *, limit: float | None = None, row_weight: Tensor | None = None) -> Tensor:
+    """In float32, rounded once."""
+    gate, up = gate_up.float().chunk(2, -1)
+    if limit is not None:
+        gate, up = gate.clamp(max=limit), up.clamp(-limit, limit)
+    y = F.silu(gate) * up
+    return (y if row_weight is None else y * row_weight[..., None]).to(gate_up.dtype)
+
+
+def _scale(amax: Tensor, scale_format: str) -> Tensor:
+    scale = amax / 448
+    return torch.exp2(torch.ceil(torch.log2(scale))) if scale_format == "ue8m0" else scale
+
+
+def quantize_fp8(
+    x: Tensor, *, group_size: int = 128, scale_format: str = "fp32", amax_floor: float = 1e-4
+) -> tuple[Tensor, Tensor]:
+    """Groups as a dimension of their own."""
+    groups = x.float().unflatten(-1, (-1, group_size))
+    scale = _scale(groups.abs().amax(-1, keepdim=True).clamp_min(amax_floor), scale_format)
+    q = (groups / scale).clamp(-448, 448).to(torch.float8_e4m3fn)
+    stored = torch.float8_e8m0fnu if scale_format == "ue8m0" else torch.float32
+    return q.flatten(-2), scale.squeeze(-1).to(stored)
+
+
+def quantize_fp8_blocks(
+    w: Tensor, *, block: tuple[int, int] = (128, 128), scale_format: str = "fp32", amax_floor: float = 1e-4
+) -> tuple[Tensor, Tensor]:
+    """Blocks as two dimensions of their own."""
+    blocks = w.float().unflatten(-1, (-1, block[1])).unflatten(-3, (-1, block[0]))
+    scale = _scale(blocks.abs().amax((-3, -1), keepdim=True).clamp_min(amax_floor), scale_format)
+    q = (blocks / scale).clamp(-448, 448).to(torch.float8_e4m3fn)
+    stored = torch.float8_e8m0fnu if scale_format == "ue8m0" else torch.float32
+    return q.flatten(-2).flatten(-3, -2), scale.squeeze(-1).squeeze(-2).to(stored)
+
+
+def swiglu_quantize_fp8(
+    gate_up: Tensor,
+    *,
+    limit: float | None = None,
+    row_weight: Tensor | None = None,
+    group_size: int = 128,
+    scale_format: str = "fp32",
+) -> tuple[Tensor, Tensor]:
+    """One after the other."""
+    y = swiglu(gate_up.float(), limit=limit, row_weight=row_weight)
+    return quantize_fp8(y, group_size=group_size, scale_format=scale_format)
+
+
+def dequantize(
+    q: Tensor, scale: Tensor, *, block: tuple[int, int] = (1, 128), dtype: torch.dtype = torch.bfloat16
+) -> Tensor:
+    """Codes times scales, blocks as dimensions; FP4 by a table."""
+    if q.dtype == torch.uint8:
+        table = torch.tensor([0, 0.5, 1, 1.5, 2, 3, 4, 6, -0.0, -0.5, -1, -1.5, -2, -3, -4, -6])
+        values = table[torch.stack([q & 15, q >> 4], -1).flatten(-2).int()]
+    else:
+        values = q.float()
+    blocks = values.unflatten(-1, (-1, block[1])).unflatten(-3, (-1, block[0]))
+    y: Tensor = blocks * scale.float()[..., :, None, :, None]
+    return y.to(dtype).flatten(-2).flatten(-3, -2)
+
+
+@cache
+def _sylvester(d: int, dtype: torch.dtype) -> Tensor:
+    h = torch.ones(1, 1)
+    while len(h) < d:
+        h = torch.cat([torch.cat([h, h], 1), torch.cat([h, -h], 1)])
+    return (h / d**0.5).to(dtype)
+
+
+def hadamard(x: Tensor) -> Tensor:
+    """A matrix product."""
+    return torch.matmul(x, _sylvester(x.shape[-1], x.dtype))
+
+
+def _scores(logits: Tensor, scoring: str) -> Tensor:
+    if scoring == "softmax":
+        return logits.float().softmax(-1)
+    return logits.float().sigmoid() if scoring == "sigmoid" else F.softplus(logits.float()).sqrt()
+
+
+def route_topk(
+    logits: Tensor,
+    *,
+    top_k: int,
+    scoring: str = "sigmoid",
+    bias: Tensor | None = None,
+    n_group: int = 1,
+    topk_group: int = 1,
+    renormalize: bool = True,
+    scale: float = 1.0,
+) -> tuple[Tensor, Tensor]:
+    """The router of DeepSeek's own inference code."""
+    s = _scores(logits, scoring)
+    choice = s if bias is None else (logits.float() if scoring == "softmax" else s) + bias
+    if n_group != topk_group:
+        groups = choice.unflatten(-1, (n_group, -1))
+        kept = groups.topk(2, -1).values.sum(-1).topk(topk_group, -1).indices
+        outside = torch.ones_like(groups[..., 0], dtype=torch.bool).scatter_(-1, kept, False)
+        choice = groups.masked_fill(outside[..., None], -torch.inf).flatten(-2)
+    ids = choice.topk(top_k, -1).indices
+    weights = s.gather(-1, ids)
+    if renormalize:
+        weights = weights / weights.sum(-1, keepdim=True)
+    return weights * scale, ids.int()
+
+
+def route_hash(
+    logits: Tensor,
+    token_ids: Tensor,
+    table: Tensor,
+    *,
+    scoring: str = "sqrtsoftplus",
+    renormalize: bool = True,
+    scale: float = 1.0,
+) -> tuple[Tensor, Tensor]:
+    """Look up, gather, normalise."""
+    ids = table[token_ids]
+    weights = _scores(logits, scoring).gather(-1, ids.long())
+    if renormalize:
+        weights = weights / weights.sum(-1, keepdim=True)
+    return weights * scale, ids.int()
+
+
+def moe_permutation(ids: Tensor, *, num_experts: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """A stable sort; no padding."""
+    flat = ids.reshape(-1)
+    order = torch.argsort(flat, stable=True)
+    counts = torch.bincount(flat, minlength=num_experts)
+    offsets = F.pad(counts.cumsum(0), (1, 0)).int()
+    slots = torch.empty_like(order)
+    slots[order] = torch.arange(len(order))
+    return offsets, (order // ids.shape[1]).int(), order.int(), slots.view(ids.shape).int()
+
+
+def moe_gather(x: Tensor, row_token: Tensor) -> Tensor:
+    """Rows by index; -1 is not looked for."""
+    whole = x if x.element_size() > 1 else x.view(torch.uint8)
+    return whole.index_select(0, row_token.clamp_min(0)).view(x.dtype)
+
+
+def moe_combine(y: Tensor, slot_row: Tensor, weights: Tensor | None = None) -> Tensor:
+    """Gather, weigh, add in float32; -1 is not looked for."""
+    rows: Tensor = y.index_select(0, slot_row.reshape(-1).clamp_min(0)).unflatten(0, slot_row.shape).float()
+    return (rows if weights is None else rows * weights[..., None]).sum(1).to(y.dtype)
+
+
+def gemm(
+    a: Tensor, b: Tensor, *, bias: Tensor | None = None, out_dtype: torch.dtype = torch.bfloat16
+) -> Tensor:
+    """Torch's own."""
+    return F.linear(a, b, bias).to(out_dtype)
+
+
+def grouped_gemm(
+    a: Tensor, b: Tensor, expert_offsets: Tensor, *, out_dtype: torch.dtype = torch.bfloat16
+) -> Tensor:
+    """Torch's own."""
+    return torch._grouped_mm(a, b.transpose(1, 2), offs=expert_offsets[1:]).to(out_dtype)
+
+
+def fused_moe(
+    x: Tensor, w13: Tensor, w2: Tensor, weights: Tensor, ids: Tensor, *, weight_on: str = "output"
+) -> Tensor:
+    """Two grouped matmuls on sorted rows."""
+    assert weight_on == "output"
+    return moe_torch_grouped(w13, w2)(x, ids, weights)

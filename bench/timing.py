@@ -1,0 +1,117 @@
+"""Timing of several contenders side by side, on a machine that others use too.
+
+Rounds go through all contenders, so that a slow minute slows all of them; what is compared is compared within
+rounds. Before a round the machine should be idle: others' load is waited out, up to a limit, and reported.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+# Runs the work once; the argument counts the calls, to walk through copies of the data.
+Contender = Callable[[int], Any]
+BUSY = 0.2  # of the machine, used by others: more is not idle
+
+
+@dataclass(frozen=True)
+class Spread:
+    """The middle of some measurements, and where the middle four fifths of them lie."""
+
+    median: float
+    p10: float
+    p90: float
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Spread:
+        """Of at least one measurement."""
+        v, last = sorted(values), len(values) - 1
+        return cls(statistics.median(v), v[round(0.1 * last)], v[round(0.9 * last)])
+
+
+@dataclass(frozen=True)
+class Timings:
+    """Seconds a call took, on average, in each round."""
+
+    seconds: Mapping[str, Sequence[float]]
+    waited: float  # seconds spent waiting for an idle machine
+    busy: float  # the largest part of the machine that others had when a round began
+
+    def of(self, name: str) -> Spread:
+        """Seconds a call."""
+        return Spread.of(self.seconds[name])
+
+    def ratio(self, name: str, base: str) -> Spread:
+        """How many times as long as `base` it takes, round by round."""
+        return Spread.of([a / b for a, b in zip(self.seconds[name], self.seconds[base], strict=True)])
+
+
+def measure(
+    contenders: Mapping[str, Contender],
+    *,
+    rounds: int = 15,
+    round_seconds: float = 0.1,
+    patience: float = 20.0,
+    progress: Callable[[str], None] = lambda _: None,
+) -> Timings:
+    """Time every contender in every round, for about `round_seconds` each, once it is warm."""
+    calls = {name: _calls_for(run, round_seconds) for name, run in contenders.items()}
+    seconds: dict[str, list[float]] = {name: [] for name in contenders}
+    order, waited, busiest = list(contenders), 0.0, 0.0
+    for r in range(rounds):
+        progress(f"round {r + 1} of {rounds}")
+        busy, took = wait_until_idle(patience - waited)
+        waited, busiest = waited + took, max(busiest, busy)
+        for name in order:
+            run, n = contenders[name], calls[name]
+            start = time.perf_counter()
+            for i in range(r, r + n):
+                run(i)
+            seconds[name].append((time.perf_counter() - start) / n)
+        order.append(order.pop(0))  # nobody always runs after the same neighbour
+    return Timings(seconds, waited, busiest)
+
+
+def _calls_for(run: Contender, seconds: float) -> int:
+    for i in range(2):
+        start = time.perf_counter()
+        run(i)
+    once = time.perf_counter() - start
+    if once > seconds:
+        return 1
+    few = max(1, int(0.2 * seconds / max(once, 1e-7)))
+    start = time.perf_counter()
+    for i in range(few):
+        run(i)
+    return max(1, round(seconds * few / (time.perf_counter() - start)))
+
+
+def wait_until_idle(patience: float) -> tuple[float, float]:
+    """Wait while others use the machine; the part they still have, and the seconds it took."""
+    start = time.perf_counter()
+    while (busy := load()) > BUSY and time.perf_counter() - start < patience:
+        time.sleep(0.2)
+    return busy, time.perf_counter() - start
+
+
+def load(seconds: float = 0.05) -> float:
+    """The part of all processors' time that is used while this process sleeps; 0 where nobody can say."""
+    before = _cpu_times()
+    time.sleep(seconds)
+    after = _cpu_times()
+    total = after[0] - before[0]
+    return (after[1] - before[1]) / total if total else 0.0
+
+
+def _cpu_times() -> tuple[int, int]:
+    """Ticks of all processors since the start, and those not idle."""
+    try:
+        with Path("/proc/stat").open() as f:
+            ticks = [int(word) for word in f.readline().split()[1:9]]
+    except OSError:
+        return 0, 0
+    return sum(ticks), sum(ticks) - ticks[3] - ticks[4]
