@@ -8,16 +8,23 @@ comes back to `explain`, which raises the error that says why.
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 from torch.compiler import is_compiling
 
 from sparsekern import _C
 from sparsekern.schema import DTYPES, DtypeError, Op, Option, ShapeError, UnsupportedError, as_tuple
+
+_dispatch_modes: Callable[[], int] = torch._C._len_torch_dispatch_stack
+_is_wrapped: Callable[[Tensor], bool] = torch._C._functorch.is_functorch_wrapped_tensor
+_is_differentiated: Callable[[Tensor], bool] = torch._C._functorch.is_gradtrackingtensor
+_is_functional: Callable[[Tensor], bool] = torch._is_functional_tensor
 
 _OPS: dict[str, Op] = {}
 _KERNELS: dict[str, Callable[..., Any]] = {}
@@ -31,9 +38,17 @@ def define(op: Op) -> None:
 
 def launch(op: Op, *values: Any) -> Any:
     """Run an op on its arguments, options and `out`, in the order of its signature."""
-    if is_compiling():
+    if is_compiling() or _dispatch_modes():  # someone wants to see the call
         return _through_torch(op, values)
+    if forward_ad._current_level >= 0:
+        check_gradients(op, values)
     return _KERNELS[op.name](*values)
+
+
+def run_plain(op: Op, values: Sequence[Any]) -> Any:
+    """Run an op below torch's dispatcher, which has dealt with whatever a tensor's class means."""
+    plain = [v.as_subclass(Tensor) if isinstance(v, Tensor) and type(v) is not Tensor else v for v in values]
+    return _KERNELS[op.name](*plain)
 
 
 def explain(name: str, values: tuple[Any, ...], reason: str) -> Any:
@@ -53,27 +68,46 @@ def explain(name: str, values: tuple[Any, ...], reason: str) -> Any:
     real = [t for t in tensors.values() if t is not None]
     results = [] if out is None else [t for t in as_tuple(out) if isinstance(t, Tensor)]
 
+    check_gradients(op, (*tensors.values(), *results))
     if any(_needs_torch(t) for t in real):
         return _through_torch(op, (*tensors.values(), *options.values(), out))
-    if torch.is_grad_enabled():
-        for label, t in [*tensors.items(), *(("out", t) for t in results)]:
-            if t is not None and t.requires_grad:
-                raise RuntimeError(
-                    f"{name}: {label} requires grad, and the op has no backward; detach it or use torch.no_grad()"
-                )
     dims = op.bind(tensors, options)
     if real[0].device.type != "cpu":
         raise UnsupportedError(f"{name}: no implementation for {real[0].device}; this build has CPU kernels only")
     if out is not None:
         _check_out(op, tensors, options, dims, out)
+    for label, t in tensors.items():
+        if t is not None and t.numel() > 0 and t.data_ptr() == 0:
+            raise ShapeError(f"{name}: {label} has no memory; its storage was freed or never made")
     if any(given[n] is not t for n, t in tensors.items()):  # arrays, now tensors
         return _KERNELS[name](*tensors.values(), *options.values(), out)
     raise RuntimeError(f"{name}: refused ({reason}), though the arguments fit its record; please report this")
 
 
+def check_gradients(op: Op, values: Sequence[Any]) -> None:
+    """Refuse a call whose result would have to carry gradients; `values` begin with the op's arguments.
+
+    Raises:
+        RuntimeError: naming the argument that asks for them.
+    """
+    labels = itertools.chain((a.name for a in op.args), itertools.repeat("out"))
+    for label, t in zip(labels, values, strict=False):
+        if isinstance(t, Tensor) and _wants_gradients(t):
+            raise RuntimeError(
+                f"{op.name}: {label} requires grad, and the op has no backward; detach it or use torch.no_grad()"
+            )
+
+
+def _wants_gradients(t: Tensor) -> bool:
+    if forward_ad._current_level >= 0 and forward_ad.unpack_dual(t).tangent is not None:
+        return True
+    return torch.is_grad_enabled() and (t.requires_grad or _is_differentiated(t))
+
+
 def _needs_torch(t: Tensor) -> bool:
-    """Whether the tensor has no memory of its own to read: fake, meta, functional or any other subclass."""
-    return type(t) not in (Tensor, torch.nn.Parameter) or t.device.type == "meta"
+    """Whether the tensor has no memory of its own to read: fake, meta, under vmap, or any subclass."""
+    plain = type(t) in (Tensor, torch.nn.Parameter) and t.device.type != "meta"
+    return not plain or _is_wrapped(t) or _is_functional(t)
 
 
 def _through_torch(op: Op, values: Sequence[Any]) -> Any:
@@ -81,7 +115,7 @@ def _through_torch(op: Op, values: Sequence[Any]) -> Any:
     *inputs, out = values
     overloads = getattr(torch.ops.sparsekern, op.name)
     if out is not None:
-        overloads.out(*inputs, *as_tuple(out))
+        overloads.out(*inputs, **{f"out_{o.name}": t for o, t in zip(op.outs, as_tuple(out), strict=True)})
         return out
     result = overloads.default(*inputs)
     return op.result(*result) if op.result is not None else result
@@ -109,7 +143,7 @@ def _checked_option(op: Op, o: Option, value: Any) -> Any:
         "bool": (isinstance(value, bool), "a bool"),
         "enum": (value in o.choices, " or ".join(map(repr, o.choices))),
         "dtype": (isinstance(value, torch.dtype), "a torch.dtype"),
-        "ints": (isinstance(value, (tuple, list)) and len(value) == o.length, f"{o.length} ints"),
+        "ints": (isinstance(value, (tuple, list)) and [*map(type, value)] == [int] * o.length, f"{o.length} ints"),
     }[o.kind]
     if not good:
         kind = ShapeError if o.kind == "enum" and isinstance(value, str) else DtypeError
@@ -118,6 +152,8 @@ def _checked_option(op: Op, o: Option, value: Any) -> Any:
         raise DtypeError(f"{op.name}: {o.name} is {value}, which is not a result dtype")
     if (o.kind == "int" and abs(value) >= 2**63) or (o.kind == "ints" and any(abs(v) >= 2**63 for v in value)):
         raise ShapeError(f"{op.name}: {o.name} is {value}, expected a 64-bit integer")
+    if o.kind == "ints" and o not in op.hidden and min(value) < 1:
+        raise ShapeError(f"{op.name}: {o.name} is {value}, expected at least 1")
     return value
 
 

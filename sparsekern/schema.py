@@ -43,6 +43,9 @@ SPELLED = {"fp32": "f32", "ue8m0": "e8m0"}
 # Wider or older spellings that an argument of this dtype takes too.
 ALSO_TAKES = {"e8m0": ("u8",), "i32": ("i64",)}
 
+# Dimensions of a tensor: TensorView::kMaxRank.
+MAX_RANK = 8
+
 
 class ShapeError(ValueError):
     """A tensor's shape, strides, device or contents, or an option's value, does not fit the op."""
@@ -261,6 +264,8 @@ class Op:
     def _form(self, a: Arg, t: Tensor) -> tuple[Shape, tuple[Any, ...], int]:
         """The form that fits the rank, the sizes in elements (bytes of FP4 hold two), the leading dimensions."""
         sizes = tuple(t.shape)
+        if len(sizes) > MAX_RANK:
+            raise ShapeError(f"{self.name}: {a.name} has {len(sizes)} dimensions, expected at most {MAX_RANK}")
         for shape in self.forms[a.name]:
             lead = len(sizes) - len(shape.terms)
             if lead == 0 or (lead > 0 and shape.batched):
@@ -310,11 +315,14 @@ class Op:
         specs: list[tuple[tuple[Any, ...], torch.dtype] | None] = []
         for out in self.outs:
             (shape,), dtype = self.forms[out.name], self._out_dtype(out, tensors, options)
+            if dtype == "none":
+                specs.append(None)
+                continue
             lead = tuple(dims["..."]) if shape.batched else ()
             sizes = [*lead, *(evaluate(term, dims) for term in shape.terms)]
             if dtype == "fp4":
                 sizes[-1] = sizes[-1] // 2
-            specs.append(None if dtype == "none" else (tuple(sizes), DTYPES[STORED_AS.get(dtype, dtype)]))
+            specs.append((tuple(sizes), DTYPES[STORED_AS.get(dtype, dtype)]))
         return specs
 
     def _out_dtype(self, out: Out, tensors: Mapping[str, Tensor | None], options: Mapping[str, Any]) -> str:
@@ -372,7 +380,8 @@ class Op:
                 for a in self.args
             ],
             [
-                (o.name, o.kind, o.nullable, list(o.choices), choice_codes(o), [symbols.index(s) for s in o.symbols])
+                (o.name, o.kind, o.nullable, list(o.choices), choice_codes(o), [symbols.index(s) for s in o.symbols],
+                 o not in self.hidden)
                 for o in self.options
             ],
             [(o.name, dtype_rule(o), "fp4" in o.dtype.split(), shape(Shape(o.shape))) for o in self.outs],

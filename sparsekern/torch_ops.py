@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sparsekern.backend import launch
+from sparsekern.backend import check_gradients, run_plain
 from sparsekern.schema import Op, Option
 
 _LIBRARY = torch.library.Library("sparsekern", "DEF")
@@ -29,22 +29,23 @@ def register(op: Op) -> None:
     inputs = len(op.args) + len(op.options)
 
     def run(*values: Any) -> Any:
+        check_gradients(op, values)
         with torch.no_grad():
-            result = launch(op, *values, None)
+            result = run_plain(op, (*values, None))
         return result if len(op.outs) == 1 else tuple(torch.empty(0) if t is None else t for t in result)
 
     def run_out(*values: Any, **out: Tensor) -> None:
+        check_gradients(op, values)
         results = tuple(out.values()) if out else values[inputs:]
+        plain = tuple(t.as_subclass(Tensor) for t in results)
         with torch.no_grad():
-            launch(op, *values[:inputs], results[0] if len(op.outs) == 1 else results)
+            run_plain(op, (*values[:inputs], plain[0] if len(op.outs) == 1 else plain))
 
     def fake(*values: Any) -> Any:
+        check_gradients(op, values)
         tensors = dict(zip((a.name for a in op.args), values, strict=False))
         options = dict(zip((o.name for o in op.options), values[len(op.args) :], strict=True))
-        dims = op.bind(tensors, options)
-        for symbol in op.dynamic:
-            if symbol not in dims:  # unbacked: known when the kernel has run
-                dims[symbol] = torch.library.get_ctx().new_dynamic_size()
+        dims = _Sizes(op.bind(tensors, options))
         device = values[0].device
         made = tuple(
             torch.empty((0,) if spec is None else spec[0], dtype=None if spec is None else spec[1], device=device)
@@ -52,10 +53,21 @@ def register(op: Op) -> None:
         )
         return made[0] if len(made) == 1 else made
 
+    def fake_out(*values: Any, **out: Tensor) -> None:
+        fake(*values[:inputs])  # the checks of the inputs; those of `out` happen when memory is there
+
     _LIBRARY.impl(op.name, run, "CPU")
     _LIBRARY.impl(f"{op.name}.out", run_out, "CPU")
     torch.library.register_fake(f"sparsekern::{op.name}", fake, lib=_LIBRARY)
-    torch.library.register_fake(f"sparsekern::{op.name}.out", lambda *_, **__: None, lib=_LIBRARY)
+    torch.library.register_fake(f"sparsekern::{op.name}.out", fake_out, lib=_LIBRARY)
+
+
+class _Sizes(dict[str, Any]):
+    """Sizes, of which those that the kernel finds out are unbacked, and made where a result needs them."""
+
+    def __missing__(self, symbol: str) -> Any:
+        self[symbol] = torch.library.get_ctx().new_dynamic_size()
+        return self[symbol]
 
 
 def _option(o: Option) -> str:

@@ -17,6 +17,7 @@ int64_t block_size(int64_t size, int64_t blocks) {
 }
 
 bool is_dense(const TensorView& t) {
+  if (t.size() == 0) return true;
   int64_t expected = 1;
   for (int i = t.rank - 1; i >= 0; --i) {
     if (t.shape[i] != 1 && t.stride[i] != expected) return false;
@@ -26,7 +27,7 @@ bool is_dense(const TensorView& t) {
 }
 
 bool is_rows(const TensorView& t) {
-  if (t.rank == 0) return true;
+  if (t.rank == 0 || t.size() == 0) return true;
   if (t.last() > 1 && t.stride[t.rank - 1] != 1) return false;
   int64_t expected = kUnknown;
   for (int i = t.rank - 2; i >= 0; --i) {
@@ -61,6 +62,10 @@ Call::Call(const Schema& schema) : schema_(schema) {
   for (int i = 0; i < schema.symbols(); ++i) sizes_[i] = kUnknown;
 }
 
+bool Call::can_hold(const Schema& s) {
+  return s.args.size() <= kMax && s.options.size() <= kMax && s.outs.size() <= kMax && s.symbols() <= 2 * kMax;
+}
+
 int Call::symbol(const char* name) const {
   for (int i = 0; i < schema_.symbols(); ++i)
     if (schema_.symbol_names[static_cast<size_t>(i)] == name) return i;
@@ -88,7 +93,7 @@ void Call::read_tensor_arg(int i, PyObject* value) {
   if (!read_tensor(value, &t)) throw Refused{"unreadable tensor"};
   if (!t.on_cpu) throw Refused{"device"};
   if (t.dtype == Dtype::other || !(spec.dtypes >> static_cast<int>(t.dtype) & 1)) throw Refused{"dtype"};
-  if (!(spec.dense ? is_dense(t) : is_rows(t)) && t.size() > 0) throw Refused{"strides"};
+  if (!(spec.dense ? is_dense(t) : is_rows(t))) throw Refused{"strides"};
   if (requires_grad(value)) throw Refused{"requires grad"};
 }
 
@@ -131,7 +136,7 @@ void Call::read_option(int i, PyObject* value) {
       if (o.count != static_cast<int>(spec.symbols.size())) throw Refused{"option length"};
       for (int j = 0; j < o.count; ++j) {
         PyObject* item = PySequence_Fast_GET_ITEM(value, j);
-        if (!PyLong_Check(item)) throw Refused{"option type"};
+        if (!PyLong_Check(item) || PyBool_Check(item)) throw Refused{"option type"};
         o.integers[j] = PyLong_AsLongLong(item);
       }
       break;
@@ -142,7 +147,10 @@ void Call::read_option(int i, PyObject* value) {
   }
   if (spec.kind == OptionKind::integer) sizes_[spec.symbols[0]] = o.integer;
   if (spec.kind == OptionKind::integers)
-    for (int j = 0; j < o.count; ++j) sizes_[spec.symbols[static_cast<size_t>(j)]] = o.integers[j];
+    for (int j = 0; j < o.count; ++j) {
+      if (spec.shown && o.integers[j] < 1) throw Refused{"option range"};
+      sizes_[spec.symbols[static_cast<size_t>(j)]] = o.integers[j];
+    }
 }
 
 // First every size that stands alone in some shape, then the terms made of them. Twin of Op.bind.
@@ -287,7 +295,7 @@ void Call::take_output(size_t i, PyObject* value, Dtype dtype, int rank, const i
     throw Refused{"out"};
   for (int j = 0; j < rank; ++j)
     if (t.shape[j] != shape[j]) throw Refused{"out"};
-  if (!is_dense(t)) throw Refused{"out"};
+  if (!is_dense(t) && t.size() > 0) throw Refused{"out"};
   for (size_t a = 0; a < schema_.args.size(); ++a)
     if (args_[a].present() && overlap(t, args_[a])) throw Refused{"out overlaps an input"};
   for (size_t o = 0; o < i; ++o)

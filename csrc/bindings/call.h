@@ -23,7 +23,7 @@ struct OptionValue {
   int64_t integer = 0;  // also of bool, choice (its position) and dtype
   double real = 0;
   int count = 0;
-  int64_t integers[8] = {};
+  int64_t integers[8];  // the first `count`
 };
 
 struct Refused {  // the schema does not fit; Python will say why
@@ -50,6 +50,7 @@ template <class... Parts>
 class Call {
  public:
   explicit Call(const Schema& schema);
+  static bool can_hold(const Schema& schema);
 
   void read(PyObject* const* values);  // args, options, out
 
@@ -93,7 +94,7 @@ class Call {
   Dtype out_dtype(const OutSpec& spec) const;
   void take_output(size_t i, PyObject* value, Dtype dtype, int rank, const int64_t* shape);
 
-  static constexpr int kMax = 24;  // arguments, options, results, sizes
+  static constexpr int kMax = 24;  // of arguments, of options, of results; sizes: twice that
 
   const Schema& schema_;
   TensorView args_[kMax], outs_[kMax];

@@ -69,6 +69,7 @@ void check_names(const Schema& schema, const Binding& binding) {
   std::string names;
   for (const ArgSpec& a : schema.args) names += a.name + " ";
   for (const OptionSpec& o : schema.options) names += o.name + " ";
+  if (!Call::can_hold(schema)) throw std::logic_error(schema.name + ": more arguments, options or sizes than Call holds");
   if (names != std::string(binding.arguments) + " ")
     throw std::logic_error(schema.name + ": the schema says '" + names + "', the binding '" + binding.arguments + "'");
 }

@@ -52,7 +52,8 @@ Schema::Schema(const py::tuple& record) : name(record[0].cast<std::string>()) {
                     .nullable = o[2].cast<bool>(),
                     .choices = {},
                     .choice_dtypes = o[4].cast<std::vector<int>>(),
-                    .symbols = o[5].cast<std::vector<int>>()};
+                    .symbols = o[5].cast<std::vector<int>>(),
+                    .shown = o[6].cast<bool>()};
     for (const py::handle c : o[3]) {
       PyObject* s = py::cast<py::str>(c).release().ptr();
       PyUnicode_InternInPlace(&s);

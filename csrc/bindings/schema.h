@@ -36,6 +36,7 @@ struct OptionSpec {
   std::vector<pybind11::str> choices;  // interned
   std::vector<int> choice_dtypes;      // the dtype a choice names, or -1
   std::vector<int> symbols;            // of the sizes it sets
+  bool shown;                          // an argument of the public function; its sizes are at least 1
 };
 
 struct OutSpec {

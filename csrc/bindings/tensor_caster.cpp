@@ -74,7 +74,7 @@ bool read_by_exchange(PyObject* object, TensorView* out) {
     out->shape[i] = t.shape[i];
     out->stride[i] = t.strides[i];
   }
-  return true;
+  return t.data != nullptr || out->size() == 0;  // freed storage, and wrappers that have none
 }
 
 bool read_by_attributes(PyObject* object, TensorView* out) {
@@ -91,7 +91,7 @@ bool read_by_attributes(PyObject* object, TensorView* out) {
       out->shape[i] = shape[i].cast<int64_t>();
       out->stride[i] = stride[i].cast<int64_t>();
     }
-    return true;
+    return out->data != nullptr || out->size() == 0;
   } catch (const py::error_already_set&) {
     return false;
   }

@@ -11,8 +11,8 @@ struct TensorView {
   Dtype dtype = Dtype::other;
   int rank = -1;  // -1: the argument is None
   bool on_cpu = false;
-  int64_t shape[kMaxRank] = {};
-  int64_t stride[kMaxRank] = {};  // in elements
+  int64_t shape[kMaxRank];   // the first `rank`
+  int64_t stride[kMaxRank];  // in elements
 
   bool present() const { return rank >= 0; }
   int64_t last() const { return rank > 0 ? shape[rank - 1] : 1; }

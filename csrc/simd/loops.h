@@ -18,7 +18,7 @@ SK_INLINE F32 load(const bf16* p, Even) { return even(load_pairs(p)); }
 SK_INLINE F32 load(const bf16* p, Odd) { return odd(load_pairs(p)); }
 SK_INLINE F32 load(const float* p, Even) { return even_lanes(load(p), load(p + kLanes)); }
 SK_INLINE F32 load(const float* p, Odd) { return odd_lanes(load(p), load(p + kLanes)); }
-SK_INLINE I32 load(const uint8_t* p, Even) { return and_(load_words(p), splat_i(0xff)); }
+SK_INLINE I32 load(const uint8_t* p, Even) { return load_words(p); }  // the next byte is above it
 SK_INLINE I32 load(const uint8_t* p, Odd) { return shr<8>(load_words(p)); }
 
 template <class T, class V>
@@ -42,14 +42,23 @@ SK_INLINE F32 keep(F32 x, int64_t n) {
   return load(lanes, n);
 }
 
+// Every NaN as the same one, as rounding to bf16 makes it anyway. Of two NaN operands the first survives, and which is
+// first the compiler decides.
+SK_INLINE F32 one_nan(F32 x) { return select(ne(x, x), from_bits(splat_i(0x7fc00000)), x); }
+SK_INLINE I32 one_nan(I32 x) { return x; }
+template <class T, class V, class Lanes>
+SK_INLINE void store_result(T* p, V x, Lanes lanes) {
+  store(p, sizeof(T) < sizeof(float) ? x : one_nan(x), lanes);
+}
+
 // y[i] = f(i, lanes), which depends on x[i] first of all: types narrower than float are best taken by twos.
 template <class X, class Y, class F>
 SK_INLINE void map_row(const X*, Y* y, int64_t size, const F& f) {
   int64_t i = 0;
   if constexpr (sizeof(X) < sizeof(float) && sizeof(Y) < sizeof(float))
     for (; i + 2 * kLanes <= size; i += 2 * kLanes) store_even_odd(y + i, f(i, Even{}), f(i, Odd{}));
-  for (; i + kLanes <= size; i += kLanes) store(y + i, f(i, All{}));
-  if (i < size) store(y + i, f(i, size - i), size - i);
+  for (; i + kLanes <= size; i += kLanes) store_result(y + i, f(i, All{}), All{});
+  if (i < size) store_result(y + i, f(i, size - i), size - i);
 }
 
 // The sum over all lanes of acc = step(acc, i, lanes). Four chains hide the latency of an addition; their order is

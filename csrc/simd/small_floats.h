@@ -44,59 +44,23 @@ SK_INLINE I32 encode(F32 x) {
 // Codes -> their values, exactly. Bits above a code are ignored.
 template <class Format>
 SK_INLINE F32 decode(I32 code) {
-  constexpr int kShift = 23 - Format::kMantissa, kSign = 1 << (Format::kBits - 1);
-  const I32 magnitude = and_(code, splat_i(kSign - 1));
-  const I32 fields = shl<kShift>(magnitude);
-  const F32 normal = from_bits(add(fields, splat_i((127 - Format::kBias) << 23)));
-  const I32 one_up = splat_i((128 - Format::kBias) << 23);
-  const F32 subnormal = sub(from_bits(add(fields, one_up)), from_bits(one_up));
-  F32 value = select(gt(splat_i(1 << Format::kMantissa), magnitude), subnormal, normal);
+  constexpr int kShift = 23 - Format::kMantissa;
+  const I32 top = shl<32 - Format::kBits>(code);  // the sign where floats have it
+  const I32 magnitude = and_(top, splat_i(INT32_MAX));
+  const I32 fields = shr<32 - Format::kBits - kShift>(magnitude);  // exponent and mantissa where floats have them
+  const I32 bias = splat_i((127 - Format::kBias) << 23), bias_and_one = splat_i((128 - Format::kBias) << 23);
+  const F32 normal = from_bits(add(fields, bias));
+  const F32 subnormal = sub(from_bits(add(fields, bias_and_one)), from_bits(bias_and_one));
+  F32 value = select(gt(splat_i(1 << 23), fields), subnormal, normal);
   if constexpr (Format::kBits == 8)
-    value = select(eq(magnitude, splat_i(kSign - 1)), from_bits(splat_i(0x7fc00000)), value);
-  return from_bits(or_(bits(value), shl<32 - Format::kBits>(and_(code, splat_i(kSign)))));
+    value = select(eq(magnitude, splat_i(0x7f << 24)), from_bits(splat_i(0x7fc00000)), value);
+  return from_bits(or_(bits(value), and_(top, splat_i(INT32_MIN))));
 }
 
 // --- scales
 
-SK_INLINE uint32_t bits_of_float(float x) { return __builtin_bit_cast(uint32_t, x); }
-SK_INLINE float float_of_bits(uint32_t u) { return __builtin_bit_cast(float, u); }
-
 // The largest magnitude, lane by lane; NaN counts as nothing.
 SK_INLINE F32 larger_magnitude(F32 most, F32 x) { return max(abs(x), most); }
-
-struct GroupScale {
-  float scale, inverse;  // x is about code * scale, the code is that of x * inverse
-};
-
-// An infinity is taken for the largest finite number, so that the scale is one that readers can use. The inverse of a
-// scale below 2^-128 would be infinite, and 0 times that NaN; a zero group needs no scale.
-template <class Format>
-static GroupScale group_scale(float amax, float floor, bool power_of_two) {
-  constexpr float kHuge = 3.402823466e38f;
-  const float a = amax < floor ? floor : amax > kHuge ? kHuge : amax;
-  const float scale = a / Format::kMax;
-  if (power_of_two) {  // the smallest that is not below, found on the bits: log2 and exp2 miss by one
-    const uint32_t up = (bits_of_float(scale) + 0x7fffff) & 0x7f800000;
-    return {float_of_bits(up), float_of_bits((254u << 23) - up)};
-  }
-  const float inverse = Format::kMax / a;
-  return {scale, inverse > kHuge ? kHuge : inverse};
-}
-
-// UE8M0 scales are exponent bytes; byte 0 reads as 0.0 and byte 255 as infinity.
-SK_INLINE void store_scale(void* scales, Dtype dtype, int64_t i, float scale) {
-  if (dtype == Dtype::f32)
-    static_cast<float*>(scales)[i] = scale;
-  else
-    static_cast<uint8_t*>(scales)[i] = static_cast<uint8_t>(bits_of_float(scale) >> 23);
-}
-SK_INLINE float load_scale(const void* scales, Dtype dtype, int64_t i) {
-  if (dtype == Dtype::f32) return static_cast<const float*>(scales)[i];
-  return float_of_bits(static_cast<uint32_t>(static_cast<const uint8_t*>(scales)[i]) << 23);
-}
-
-// --- groups
-
 template <class T>
 SK_INLINE F32 larger_magnitudes(F32 most, const T* x, int64_t n) {
   int64_t i = 0;
@@ -106,6 +70,41 @@ SK_INLINE F32 larger_magnitudes(F32 most, const T* x, int64_t n) {
   for (; i + kLanes <= n; i += kLanes) most = larger_magnitude(most, load(x + i));
   return i < n ? larger_magnitude(most, load(x + i, n - i)) : most;
 }
+
+// Sixteen groups: x is about code * scale, and the code is that of x * inverse.
+struct Scales {
+  F32 scale, inverse;
+};
+
+// Scales of groups whose largest magnitudes are in `most`: fp32, or e8m0, the smallest power of two that is not below.
+//
+// An infinity counts as the largest finite number, so that the scale is one that readers can use. Where 448 / amax is
+// infinite, which 0 would turn into NaN, the largest finite number serves as well.
+template <class Format>
+SK_INLINE Scales scales_for(F32 most, float floor, Dtype dtype) {
+  const F32 huge = splat(3.402823466e38f), largest_code = splat(Format::kMax);
+  const F32 amax = max(min(most, huge), splat(floor));
+  const F32 scale = div(amax, largest_code);
+  if (dtype == Dtype::f32) return {scale, min(div(largest_code, amax), huge)};
+  // Found on the bits: log2 and exp2 miss by one. The inverse of 2^(e - 127) is 2^(254 - e - 127).
+  const I32 up = and_(add(bits(scale), splat_i(0x7fffff)), splat_i(0x7f800000));
+  return {from_bits(up), from_bits(sub(splat_i(254 << 23), up))};
+}
+
+// E8M0 scales are exponent bytes: byte 0 reads as 0.0 and byte 255 as infinity.
+template <class Lanes>
+SK_INLINE void store_scales(void* scales, Dtype dtype, int64_t i, F32 x, Lanes lanes) {
+  if (dtype == Dtype::f32)
+    store(static_cast<float*>(scales) + i, x, lanes);
+  else
+    store(static_cast<uint8_t*>(scales) + i, shr<23>(bits(x)), lanes);
+}
+SK_INLINE float load_scale(const void* scales, Dtype dtype, int64_t i) {
+  if (dtype == Dtype::f32) return static_cast<const float*>(scales)[i];
+  return __builtin_bit_cast(float, static_cast<uint32_t>(static_cast<const uint8_t*>(scales)[i]) << 23);
+}
+
+// --- rows of codes
 
 // n values to n bytes.
 template <class T>
@@ -152,16 +151,43 @@ SK_INLINE void decode_row(E2m1, const uint8_t* q, int64_t n, float scale, T* x) 
   }
 }
 
-// One scale for a block of rows: codes to q, the scale is returned.
+// --- quantisers
+
+// A row in groups with a scale each: codes to q, scales to scales[first_scale...]. Sixteen groups at a time: their
+// scales are one vector, and finding the maxima of some overlaps.
 template <class Format, class T>
-SK_INLINE float quantize_block(Rows<const T> x, int64_t rows, int64_t cols, float floor, bool power_of_two,
-                               Rows<uint8_t> q) {
+static void quantize_row(const T* x, int64_t dim, int64_t group, float floor, uint8_t* q, void* scales, Dtype dtype,
+                         int64_t first_scale) {
+  group = sk::min(group, dim);
+  for (int64_t start = 0; start < dim; start += kLanes * group, first_scale += kLanes) {
+    const int64_t size = sk::min(dim - start, kLanes * group), groups = ceil_div(size, group);
+    float most[kLanes] = {}, inverse[kLanes];
+    for (int64_t g = 0; g < groups; ++g) {
+      const int64_t k = g * group;
+      most[g] = largest(larger_magnitudes(splat(0.0f), x + start + k, sk::min(group, size - k)));
+    }
+    const Scales s = scales_for<Format>(load(most), floor, dtype);
+    store_scales(scales, dtype, first_scale, s.scale, groups);
+    store(inverse, s.inverse);
+    for (int64_t g = 0; g < groups; ++g) {
+      const int64_t k = g * group;
+      encode_row(Format{}, x + start + k, sk::min(group, size - k), inverse[g], q + (start + k) * Format::kBits / 8);
+    }
+  }
+}
+
+// One scale for a block of rows: codes to q, the scale to scales[i].
+template <class Format, class T>
+static void quantize_block(Rows<const T> x, int64_t rows, int64_t cols, float floor, Rows<uint8_t> q, void* scales,
+                           Dtype dtype, int64_t i) {
   F32 most = splat(0.0f);
   for (int64_t r = 0; r < rows; ++r) most = larger_magnitudes(most, x.data + r * x.stride, cols);
-  const GroupScale s = group_scale<Format>(largest(most), floor, power_of_two);
+  const Scales s = scales_for<Format>(splat(largest(most)), floor, dtype);
+  store_scales(scales, dtype, i, s.scale, int64_t{1});
+  float inverse[kLanes];
+  store(inverse, s.inverse);
   for (int64_t r = 0; r < rows; ++r)
-    encode_row(Format{}, x.data + r * x.stride, cols, s.inverse, q.data + r * q.stride);
-  return s.scale;
+    encode_row(Format{}, x.data + r * x.stride, cols, inverse[0], q.data + r * q.stride);
 }
 
 }  // namespace sk::simd::SK_ISA

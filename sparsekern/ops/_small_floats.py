@@ -33,11 +33,12 @@ def scale_and_inverse(
     """The scale that maps `largest` to amax or above, and what values are multiplied by."""
     a = amax.clamp(min=amax_floor)
     full = torch.full_like(a, largest)  # dividing by a number would multiply by its reciprocal
+    scale = a / full
     if scale_format == "fp32":
-        return a / full, (full / a).clamp(max=HUGE)
-    mantissa, exponent = torch.frexp((a / full).double())  # mantissa in [1/2, 1), exactly 1/2 for powers of two
+        return scale, (full / a).clamp(max=HUGE)
+    mantissa, exponent = torch.frexp(scale.double())  # mantissa in [1/2, 1), exactly 1/2 for powers of two
     power = torch.exp2(torch.where(mantissa == 0.5, exponent - 1, exponent).double()).clamp(min=TINY)
-    return torch.where(a > 0, power, 0.0).float(), (1 / power).float()
+    return torch.where(scale > 0, power, 0.0).float(), (1 / power).float()
 
 
 def spread(scale: Tensor, block: Block, shape: torch.Size) -> Tensor:

@@ -11,14 +11,9 @@ void run(const Args& a) {
   with_float_type(a.dtype, [&](auto type) {
     using T = decltype(type);
     parallel_rows(a.rows, a.dim * size_of(a.dtype) + a.dim / 2, [&](int64_t first_row, int64_t last_row) {
-      for (int64_t r = first_row; r < last_row; ++r) {
-        const T* x = static_cast<const T*>(a.x.data) + r * a.x.stride;
-        for (int64_t g = 0; g < groups; ++g) {
-          const int64_t k = g * a.group, n = min(a.group, a.dim - k);
-          const float scale = quantize_block<E2m1, T>({x + k, 0}, 1, n, a.floor, true, {a.q + (r * a.dim + k) / 2, 0});
-          store_scale(a.scale, Dtype::e8m0, r * groups + g, scale);
-        }
-      }
+      for (int64_t r = first_row; r < last_row; ++r)
+        quantize_row<E2m1>(static_cast<const T*>(a.x.data) + r * a.x.stride, a.dim, a.group, a.floor,
+                           a.q + r * a.dim / 2, a.scale, Dtype::e8m0, r * groups);
     });
   });
 }

@@ -9,7 +9,6 @@ using namespace sk::simd::SK_ISA;
 void run(const Args& a) {
   const int64_t down = ceil_div(a.rows, a.block_rows), across = ceil_div(a.cols, a.block_cols);
   const int64_t block_bytes = min(a.block_rows, a.rows) * min(a.block_cols, a.cols) * (size_of(a.dtype) + 1);
-  const bool power_of_two = a.scale_dtype == Dtype::e8m0;
   with_float_type(a.dtype, [&](auto type) {
     using T = decltype(type);
     parallel_rows(a.matrices * down * across, block_bytes, [&](int64_t first_block, int64_t last_block) {
@@ -19,9 +18,8 @@ void run(const Args& a) {
         const int64_t left = b % across * a.block_cols, width = min(a.block_cols, a.cols - left);
         const int64_t row = strip / down * a.rows + top;
         const T* w = static_cast<const T*>(a.w.data) + row * a.w.stride + left;
-        const float scale = quantize_block<E4m3, T>({w, a.w.stride}, height, width, a.floor, power_of_two,
-                                                    {a.q + row * a.cols + left, a.cols});
-        store_scale(a.scale, a.scale_dtype, b, scale);
+        quantize_block<E4m3, T>({w, a.w.stride}, height, width, a.floor, {a.q + row * a.cols + left, a.cols}, a.scale,
+                                a.scale_dtype, b);
       }
     });
   });
