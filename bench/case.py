@@ -92,6 +92,7 @@ def _difference(got: Any, want: Any) -> float | None:
     for a, b in zip(as_tuple(got), as_tuple(want), strict=False):
         if isinstance(a, Tensor) and isinstance(b, Tensor) and a.shape == b.shape and b.is_floating_point():
             x, y = a.double(), b.double()
+            x, y = (t.where(x.isfinite() & y.isfinite(), 0.0) for t in (x, y))
             return float((x - y).norm() / y.norm().clamp_min(1e-300))
     return None
 

@@ -17,7 +17,9 @@ from sparsekern.catalogue import OPS
 from . import baselines, roofline
 from .case import Outcome, Row, as_json, circumstances
 from .case import run as run_case
+from .report import changes, read
 from .suites import SUITES, Choice
+from .text import duration, spread
 from .timing import BUSY, Spread, Timings
 
 
@@ -31,6 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("suites", nargs="*", metavar="SUITE", help="what to run (ops)")
     add("--op", nargs="+", default=[], choices=list(OPS), metavar="NAME", help="only these ops of the suite")
     add("--json", type=Path, metavar="FILE", help="write every row to a file, one JSON object a line")
+    add("--compare", nargs=2, type=Path, metavar="FILE", help="say how a run differs from an earlier one")
     add("--compile", action="store_true", help="time torch.compile too; it needs a C++ compiler and patience")
     add("--threads", type=int, metavar="N", help="threads of torch and of sparsekern")
     add("--rounds", type=int, default=15, metavar="N", help="rounds through all contenders (15)")
@@ -45,6 +48,9 @@ def run(args: argparse.Namespace) -> int:
         known = ", ".join(SUITES)
         print(f"sparsekern bench: no suite is called {unknown[0]!r}, choose from {known}", file=sys.stderr)
         return 2
+    if args.compare:
+        print("\n".join(changes(*map(read, args.compare))))
+        return 0
     if args.threads:
         torch.set_num_threads(args.threads)
     about = circumstances(f"sparsekern {' '.join(sys.argv[1:])}", baselines.versions())
@@ -52,6 +58,8 @@ def run(args: argparse.Namespace) -> int:
     with ExitStack() as files, torch.no_grad():
         sink = files.enter_context(args.json.open("w")) if args.json else None
         for name in args.suites or ["ops"]:
+            about["about"] = SUITES[name].__doc__
+            print(f"\n{name}: {about['about']}")
             for case in SUITES[name](Choice(tuple(args.op), args.compile)):
                 progress = Progress(f"{name}: {case.name}")
                 outcome = run_case(
@@ -86,11 +94,12 @@ class Progress:
 
 
 def heading(about: Mapping[str, Any]) -> str:
-    """The circumstances in two lines."""
+    """The circumstances, and how to read what follows."""
     versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items())
     return (
         f"{about['device']}, {about['threads']} threads, {about['isa']}\n"
-        f"{versions}, commit {about['commit']}, {about['date']}"
+        f"{versions}, commit {about['commit']}, {about['date']}\n"
+        "median [p10 .. p90] of a call; x: times as long as the first, round by round"
     )
 
 
@@ -107,7 +116,7 @@ def table(outcome: Outcome) -> str:
         for row in outcome.rows
     ]
     a, b, c = (max(len(row[i]) for row in cells) for i in range(3))
-    lines = [f"{case.suite}: {case.name}"]
+    lines = [case.name]
     lines += [
         f"  {name:<{a}}  {took:>{b}}  {ratio:>{c}}  {note}".rstrip() for name, took, ratio, note in cells
     ]
@@ -136,21 +145,3 @@ def weather(t: Timings) -> list[str]:
     if t.busy > BUSY:
         lines.append(f"(others had up to {100 * t.busy:.0f} % of the machine: take care)")
     return lines
-
-
-def duration(s: Spread) -> str:
-    """Seconds, with the unit that suits the median."""
-    units = {1.0: "s ", 1e-3: "ms", 1e-6: "us"}
-    unit = next((unit for unit in units if s.median >= unit), 1e-6)
-    return f"{spread(s, unit)} {units[unit]}"
-
-
-def spread(s: Spread, unit: float = 1.0) -> str:
-    """Three figures of each."""
-    median, p10, p90 = (digits(value / unit) for value in (s.median, s.p10, s.p90))
-    return f"{median} [{p10} .. {p90}]"
-
-
-def digits(value: float) -> str:
-    """Three figures, or all of a larger integer part."""
-    return f"{value:.0f}" if value >= 100 else f"{value:#.3g}".rstrip(".")

@@ -99,7 +99,8 @@ def _sylvester(d: int, dtype: torch.dtype) -> Tensor:
 
 def hadamard(x: Tensor) -> Tensor:
     """A matrix product."""
-    return torch.matmul(x, _sylvester(x.shape[-1], x.dtype))
+    y: Tensor = x @ _sylvester(x.shape[-1], x.dtype)
+    return y
 
 
 def _scores(logits: Tensor, scoring: str) -> Tensor:

@@ -8,6 +8,7 @@ from functools import lru_cache
 import torch
 
 from sparsekern import _C
+from sparsekern.config import config
 
 from .timing import Contender, Timings
 
@@ -40,15 +41,16 @@ def _buffer() -> torch.Tensor:
 
 @lru_cache
 def _spin(isa: str, threads: int) -> tuple[int, float]:
-    """Rounds of the products' probe that take about _SECONDS, and the operations in them."""
+    """Rounds of the products' probe that take about _SECONDS, and the operations in them on all threads."""
     rounds = 1000
-    while True:
-        fastest, flops = float("inf"), 0.0
-        for _ in range(5):  # the machine may have been busy with others
-            start = time.perf_counter()
-            flops = _C.probe_dot(rounds)
-            fastest = min(fastest, time.perf_counter() - start)
-        if fastest > 0.2 * _SECONDS:
-            wanted = max(1, round(rounds * _SECONDS / fastest))
-            return wanted, flops * wanted / rounds
-        rounds *= 4
+    with config.using(threads=1):  # others may be using the machine: this is the least that they disturb
+        while (fastest := min(_timed(rounds) for _ in range(5))) < 0.2 * _SECONDS:
+            rounds *= 4
+    wanted = max(1, round(rounds * _SECONDS / fastest))
+    return wanted, _C.probe_dot(1) * wanted
+
+
+def _timed(rounds: int) -> float:
+    start = time.perf_counter()
+    _C.probe_dot(rounds)
+    return time.perf_counter() - start

@@ -130,7 +130,7 @@ def _moe(suite: str, hidden: int, inner: int, tokens: tuple[int, ...]) -> Iterat
         active = sum(len(i.unique()) for i in ids) / BATCHES
         yield Case(
             suite,
-            f"hidden {hidden}, inter {inner}, {EXPERTS} experts, top-{TOP_K}, {t} tokens",
+            f"{t} token{'s' * (t > 1)}",
             {name: _on(layer, x, ids, weights) for name, layer in layers.items()},
             {"T": t, "H": hidden, "I": inner, "E": EXPERTS, "top_k": TOP_K},
             6.0 * t * TOP_K * hidden * inner,
@@ -192,8 +192,8 @@ def linear(choice: Choice) -> Iterator[Case]:
         x = torch.randn(m, k, generator=rng).bfloat16()
         contenders, missing = available(_linear_layers(x, quantised, wide, fp8, bf16))
         traffic = {name: n * k * (2.0 if name.endswith("bf16") else 1.0) for name in contenders}
-        dims = {"M": m, "N": n, "K": k}
-        yield Case("linear", f"{m} rows, K={k}, N={n}", contenders, dims, 2.0 * m * n * k, traffic, missing)
+        name, dims = f"{m} row{'s' * (m > 1)}", {"M": m, "N": n, "K": k}
+        yield Case("linear", name, contenders, dims, 2.0 * m * n * k, traffic, missing)
 
 
 def _linear_layers(
@@ -241,7 +241,8 @@ def _size(x: Mapping[str, Any]) -> float:
 
 
 def _count(values: Iterable[Any]) -> int:
-    return sum(isinstance(v, Tensor) for v in values)
+    """Tensors, those inside NamedTuples too."""
+    return sum(_count(v) if isinstance(v, tuple) else isinstance(v, Tensor) for v in values)
 
 
 def alternation(choice: Choice) -> Iterator[Case]:

@@ -31,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name, (path, summary) in COMMANDS.items():
         command = commands.add_parser(name, help=summary, description=f"{summary[0].upper()}{summary[1:]}.")
         if words[:1] == [name]:
-            module = _load(path)
+            module = load(path)
             module.add_arguments(command)
             command.set_defaults(run=module.run)
     args = parser.parse_args(words)
@@ -46,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return code
 
 
-def _load(path: str) -> ModuleType:
+def load(path: str) -> ModuleType:
     """Import a module of the package, or of what a wheel installs into it and a checkout has beside it."""
     package = ".".join(path.split(".")[:2])
     if importlib.util.find_spec(package) is None:
