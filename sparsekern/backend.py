@@ -171,20 +171,25 @@ def _check_out(
     if len(given) != len(op.outs):
         raise ShapeError(f"{op.name}: out has {len(given)} tensors, expected {len(op.outs)}")
     known = dict(dims)
-    for result, t, spec in zip(op.outs, given, op.outs, strict=True):
+    for symbol in op.dynamic:  # known from values only: any size passes here, the kernel knows
+        sizes = [
+            t.shape[0]
+            for o, t in zip(op.outs, given, strict=True)
+            if isinstance(t, Tensor) and t.dim() and op.forms[o.name][0].terms[0] == (symbol,)
+        ]
+        known.setdefault(symbol, sizes[0] if sizes else 0)
+    specs = op.result_specs(tensors, options, known)
+    for result, t, wanted in zip(op.outs, given, specs, strict=True):
+        if wanted is None:
+            continue
         label = "out" if len(op.outs) == 1 else f"out ({result.name})"
         if not isinstance(t, Tensor):
             raise DtypeError(f"{op.name}: {label} is {type(t).__name__}, expected a tensor")
-        for symbol in op.dynamic:  # known from values only: any size passes here, the kernel knows
-            known.setdefault(symbol, t.shape[0] if t.dim() else 0)
-        wanted = op.result_specs(tensors, options, known)[op.outs.index(spec)]
-        if wanted is None:
-            continue
         shape, dtype = wanted
         if t.dtype != dtype:
             raise DtypeError(f"{op.name}: {label} is {t.dtype}, expected {dtype}")
         if tuple(t.shape) != shape:
-            raise ShapeError(f"{op.name}: {label} has shape {tuple(t.shape)}, expected {spec.shape} = {shape}")
+            raise ShapeError(f"{op.name}: {label} has shape {tuple(t.shape)}, expected {result.shape} = {shape}")
         if t.device.type != "cpu":
             raise ShapeError(f"{op.name}: {label} is on {t.device}, expected cpu")
         if not t.is_contiguous():

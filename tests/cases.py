@@ -39,7 +39,9 @@ def _sizes(op: Op) -> Iterator[Dims]:
 
 
 def _many(op: Op, dims: Dims) -> Dims:
-    """The case with enough rows for several threads."""
+    """The case with enough rows for several threads, unless their number is given."""
+    if any(dims.get(option) for option in op.dynamic.values()):
+        return dims
     return {name: 300 if name in ("M", "T", "P") and size > 1 else size for name, size in dims.items()}
 
 

@@ -188,19 +188,17 @@ def test_strided_rows_give_the_same_bits(op: Op, dims: Dims) -> None:
 
 @pytest.mark.parametrize(("op", "dims"), CASES)
 def test_wider_indices_and_plain_bytes_give_the_same_bits(op: Op, dims: Dims) -> None:
-    def respelled(t: Tensor) -> Tensor:
-        return (
-            t.long()
-            if t.dtype == torch.int32
-            else t.view(torch.uint8)
-            if t.dtype == torch.float8_e8m0fnu
-            else t
-        )
-
     x = inputs(op, dims)
-    got, want = as_tuple(op.fn(**mapped(x, respelled))), as_tuple(op.fn(**x))
-    for a, b in zip(got, want, strict=True):  # a result made of bytes is bytes
-        assert_same_bits(a.view(b.dtype) if isinstance(b, Tensor) else a, b)
+    want = op.fn(**x)
+    for a in op.args:
+        t = x.get(a.name)
+        if not isinstance(t, Tensor) or any(a.name in o.dtype.split() for o in op.outs):
+            continue
+        if t.dtype == torch.int32:
+            x[a.name] = t.long()
+        elif t.dtype == torch.float8_e8m0fnu:
+            x[a.name] = t.view(torch.uint8)
+    assert_same_bits(op.fn(**x), want)
 
 
 @pytest.mark.parametrize(("op", "dims"), [p for p in CASES if p.values[1].get("packed")])
