@@ -16,12 +16,6 @@ from sparsekern.ops.fused_moe import fused_moe
 from sparsekern.ops.gemm import gemm
 from sparsekern.ops.grouped_gemm import grouped_gemm
 from sparsekern.ops.grouped_gemm_masked import grouped_gemm_masked
-from sparsekern.ops.pack_weights import pack_weights
-from sparsekern.ops.rms_norm import rms_norm
-from sparsekern.weights import PackedWeights
-
-__version__ = "0.1.0"
-from sparsekern.ops.dequantize import dequantize
 from sparsekern.ops.hadamard import hadamard
 from sparsekern.ops.layer_norm import layer_norm
 from sparsekern.ops.pack_weights import pack_weights
@@ -33,3 +27,5 @@ from sparsekern.ops.swiglu import swiglu
 from sparsekern.ops.swiglu_quantize_fp8 import swiglu_quantize_fp8
 from sparsekern.plan import Support, ops, support
 from sparsekern.weights import PackedWeights
+
+__version__ = "0.1.0"

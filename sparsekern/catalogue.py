@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from sparsekern import backend, docs, torch_ops
-from sparsekern import backend, torch_ops
 from sparsekern.ops.dequantize import OP as dequantize
 from sparsekern.ops.fused_moe import OP as fused_moe
 from sparsekern.ops.gemm import OP as gemm

@@ -38,13 +38,8 @@ Routed route(const Args& a, int64_t first, int64_t tokens, Scratch& scratch) {
 
 // n values to codes of groups with a scale each.
 template <class T>
-void quantize_row(const T* x, int64_t n, uint8_t* codes, float* scales) {
-  for (int64_t k = 0; k < n; k += kGroup) {
-    const int64_t count = min(kGroup, n - k);
-    const GroupScale s = group_scale<E4m3>(largest(larger_magnitudes(splat(0.0f), x + k, count)), kAmaxFloor, false);
-    encode_row(E4m3{}, x + k, count, s.inverse, codes + k);
-    scales[k / kGroup] = s.scale;
-  }
+void quantize(const T* x, int64_t n, uint8_t* codes, float* scales) {
+  quantize_row<E4m3>(x, n, kGroup, kAmaxFloor, codes, scales, Dtype::f32, 0);
 }
 
 // The rows between the two GEMMs: bf16, f32 where x is, or codes and scales.
@@ -76,8 +71,8 @@ gemm::Operand first_operand(const Args& a, Scratch& scratch) {
   parallel_rows(a.tokens, 4 * a.hidden, [&](int64_t first, int64_t last) {
     with_float_type(a.dtype, [&](auto type) {
       for (int64_t t = first; t < last; ++t)
-        quantize_row(static_cast<const decltype(type)*>(a.x.data) + t * a.x.stride, a.hidden, codes + t * a.hidden,
-                     scales + t * groups);
+        quantize(static_cast<const decltype(type)*>(a.x.data) + t * a.x.stride, a.hidden, codes + t * a.hidden,
+                 scales + t * groups);
     });
   });
   return make_operand(a.w13, {codes, a.hidden}, Dtype::e4m3, {scales, groups}, kGroup, a.tokens, scratch);
@@ -133,7 +128,7 @@ void first_gemm(const Args& a, const Routed& routed, const gemm::Operand& x, con
       };
       if (a.quantize) {
         write(activated);
-        quantize_row(activated, count, hidden.data + at, hidden.scale + (first_row + r) * hidden.groups + item.block);
+        quantize(activated, count, hidden.data + at, hidden.scale + (first_row + r) * hidden.groups + item.block);
       } else if (hidden.dtype == Dtype::f32) {
         write(reinterpret_cast<float*>(hidden.data) + at);
       } else {
