@@ -315,11 +315,14 @@ class Op:
         specs: list[tuple[tuple[Any, ...], torch.dtype] | None] = []
         for out in self.outs:
             (shape,), dtype = self.forms[out.name], self._out_dtype(out, tensors, options)
+            if dtype == "none":
+                specs.append(None)
+                continue
             lead = tuple(dims["..."]) if shape.batched else ()
             sizes = [*lead, *(evaluate(term, dims) for term in shape.terms)]
             if dtype == "fp4":
                 sizes[-1] = sizes[-1] // 2
-            specs.append(None if dtype == "none" else (tuple(sizes), DTYPES[STORED_AS.get(dtype, dtype)]))
+            specs.append((tuple(sizes), DTYPES[STORED_AS.get(dtype, dtype)]))
         return specs
 
     def _out_dtype(self, out: Out, tensors: Mapping[str, Tensor | None], options: Mapping[str, Any]) -> str:

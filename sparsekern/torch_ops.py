@@ -45,10 +45,7 @@ def register(op: Op) -> None:
         check_gradients(op, values)
         tensors = dict(zip((a.name for a in op.args), values, strict=False))
         options = dict(zip((o.name for o in op.options), values[len(op.args) :], strict=True))
-        dims = op.bind(tensors, options)
-        for symbol in op.dynamic:
-            if symbol not in dims:  # unbacked: known when the kernel has run
-                dims[symbol] = torch.library.get_ctx().new_dynamic_size()
+        dims = _Sizes(op.bind(tensors, options))
         device = values[0].device
         made = tuple(
             torch.empty((0,) if spec is None else spec[0], dtype=None if spec is None else spec[1], device=device)
@@ -63,6 +60,14 @@ def register(op: Op) -> None:
     _LIBRARY.impl(f"{op.name}.out", run_out, "CPU")
     torch.library.register_fake(f"sparsekern::{op.name}", fake, lib=_LIBRARY)
     torch.library.register_fake(f"sparsekern::{op.name}.out", fake_out, lib=_LIBRARY)
+
+
+class _Sizes(dict[str, Any]):
+    """Sizes, of which those that the kernel finds out are unbacked, and made where a result needs them."""
+
+    def __missing__(self, symbol: str) -> Any:
+        self[symbol] = torch.library.get_ctx().new_dynamic_size()
+        return self[symbol]
 
 
 def _option(o: Option) -> str:

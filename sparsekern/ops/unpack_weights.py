@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -21,6 +22,7 @@ def unpack_weights(b: PackedWeights) -> tuple[Tensor, Tensor | None]:
 
 def _shaped(b: PackedWeights, data: Tensor, scale: Tensor | None) -> tuple[Tensor, Tensor | None]:
     *lead, n, k = b.shape
+    torch._check(data.shape[0] == math.prod(b.shape) * b.dtype.itemsize // (2 if b.format == "fp4" else 1))
     rows = data.view(b.dtype).view(*lead, n, k // 2 if b.format == "fp4" else k)
     if b.scale is None or scale is None:
         return rows, None

@@ -36,12 +36,6 @@ Routed route(const Args& a, int64_t first, int64_t tokens, Scratch& scratch) {
   return {first, tokens, rows, p.expert_offsets, p.row_token, p.row_slot, p.slot_row};
 }
 
-// n values to codes of groups with a scale each.
-template <class T>
-void quantize(const T* x, int64_t n, uint8_t* codes, float* scales) {
-  quantize_row<E4m3>(x, n, kGroup, kAmaxFloor, codes, scales, Dtype::f32, 0);
-}
-
 // The rows between the two GEMMs: bf16, f32 where x is, or codes and scales.
 struct Hidden {
   uint8_t* data;
@@ -71,8 +65,8 @@ gemm::Operand first_operand(const Args& a, Scratch& scratch) {
   parallel_rows(a.tokens, 4 * a.hidden, [&](int64_t first, int64_t last) {
     with_float_type(a.dtype, [&](auto type) {
       for (int64_t t = first; t < last; ++t)
-        quantize(static_cast<const decltype(type)*>(a.x.data) + t * a.x.stride, a.hidden, codes + t * a.hidden,
-                 scales + t * groups);
+        quantize_row<E4m3>(static_cast<const decltype(type)*>(a.x.data) + t * a.x.stride, a.hidden, kGroup, kAmaxFloor,
+                           codes + t * a.hidden, scales, Dtype::f32, t * groups);
     });
   });
   return make_operand(a.w13, {codes, a.hidden}, Dtype::e4m3, {scales, groups}, kGroup, a.tokens, scratch);
@@ -128,7 +122,8 @@ void first_gemm(const Args& a, const Routed& routed, const gemm::Operand& x, con
       };
       if (a.quantize) {
         write(activated);
-        quantize(activated, count, hidden.data + at, hidden.scale + (first_row + r) * hidden.groups + item.block);
+        quantize_row<E4m3>(activated, count, kGroup, kAmaxFloor, hidden.data + at, hidden.scale, Dtype::f32,
+                           (first_row + r) * hidden.groups + item.block);
       } else if (hidden.dtype == Dtype::f32) {
         write(reinterpret_cast<float*>(hidden.data) + at);
       } else {
