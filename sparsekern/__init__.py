@@ -18,11 +18,16 @@ from sparsekern.ops.grouped_gemm import grouped_gemm
 from sparsekern.ops.grouped_gemm_masked import grouped_gemm_masked
 from sparsekern.ops.hadamard import hadamard
 from sparsekern.ops.layer_norm import layer_norm
+from sparsekern.ops.moe_combine import moe_combine
+from sparsekern.ops.moe_gather import moe_gather
+from sparsekern.ops.moe_permutation import Permutation, moe_permutation
 from sparsekern.ops.pack_weights import pack_weights
 from sparsekern.ops.quantize_fp4 import quantize_fp4
 from sparsekern.ops.quantize_fp8 import quantize_fp8
 from sparsekern.ops.quantize_fp8_blocks import quantize_fp8_blocks
 from sparsekern.ops.rms_norm import rms_norm
+from sparsekern.ops.route_hash import route_hash
+from sparsekern.ops.route_topk import Routing, route_topk
 from sparsekern.ops.swiglu import swiglu
 from sparsekern.ops.swiglu_quantize_fp8 import swiglu_quantize_fp8
 from sparsekern.plan import Support, ops, support

@@ -10,11 +10,16 @@ from sparsekern.ops.grouped_gemm import OP as grouped_gemm
 from sparsekern.ops.grouped_gemm_masked import OP as grouped_gemm_masked
 from sparsekern.ops.hadamard import OP as hadamard
 from sparsekern.ops.layer_norm import OP as layer_norm
+from sparsekern.ops.moe_combine import OP as moe_combine
+from sparsekern.ops.moe_gather import OP as moe_gather
+from sparsekern.ops.moe_permutation import OP as moe_permutation
 from sparsekern.ops.pack_weights import OP as pack_weights
 from sparsekern.ops.quantize_fp4 import OP as quantize_fp4
 from sparsekern.ops.quantize_fp8 import OP as quantize_fp8
 from sparsekern.ops.quantize_fp8_blocks import OP as quantize_fp8_blocks
 from sparsekern.ops.rms_norm import OP as rms_norm
+from sparsekern.ops.route_hash import OP as route_hash
+from sparsekern.ops.route_topk import OP as route_topk
 from sparsekern.ops.swiglu import OP as swiglu
 from sparsekern.ops.swiglu_quantize_fp8 import OP as swiglu_quantize_fp8
 from sparsekern.ops.unpack_weights import OP as unpack_weights
@@ -32,6 +37,11 @@ OPS: dict[str, Op] = {
         hadamard,
         rms_norm,
         layer_norm,
+        route_topk,
+        route_hash,
+        moe_permutation,
+        moe_gather,
+        moe_combine,
         pack_weights,
         unpack_weights,
         gemm,

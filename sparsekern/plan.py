@@ -23,7 +23,7 @@ def support(op: str, device: str | torch.device = "cpu", **shape: int) -> Suppor
     `shape` names sizes as the op's record does (`support("gemm", M=1, N=2048, K=7168)`); today no CPU kernel has a
     limit that depends on them.
     """
-    if op not in catalogue.OPS:
+    if not isinstance(op, str) or op not in catalogue.OPS:
         return Support(False, f"no op is called {op!r}; sparsekern.ops() lists them", "")
     try:
         kind = torch.device(device).type
@@ -31,9 +31,9 @@ def support(op: str, device: str | torch.device = "cpu", **shape: int) -> Suppor
         return Support(False, f"{device!r} is not a device: {error}".splitlines()[0], "")
     if kind != "cpu":
         return Support(False, f"no {kind} kernels in this build", "")
-    negative = [f"{name}={size}" for name, size in shape.items() if size < 0]
-    if negative:
-        return Support(False, f"negative size: {', '.join(negative)}", "")
+    wrong = [f"{name}={size!r}" for name, size in shape.items() if not isinstance(size, int) or size < 0]
+    if wrong:
+        return Support(False, f"not a size: {', '.join(wrong)}", "")
     return Support(True, "", _C.isa())
 
 

@@ -31,7 +31,7 @@ static void count_slots(const Slots& s, int32_t* counts) {
 static int64_t rows_of(const Slots& s, const int32_t* counts, int64_t expert, int64_t alignment) {
   int64_t n = 0;
   for (int64_t b = 0; b < s.blocks(); ++b) n += counts[b * s.experts + expert];
-  return round_up(n, alignment);
+  return n == 0 ? 0 : round_up(n, alignment);
 }
 
 struct Permutation {

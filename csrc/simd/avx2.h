@@ -130,6 +130,8 @@ SK_INLINE I32 sub(I32 a, I32 b) { return {_mm256_sub_epi32(a.lo, b.lo), _mm256_s
 SK_INLINE I32 and_(I32 a, I32 b) { return {_mm256_and_si256(a.lo, b.lo), _mm256_and_si256(a.hi, b.hi)}; }
 SK_INLINE I32 or_(I32 a, I32 b) { return {_mm256_or_si256(a.lo, b.lo), _mm256_or_si256(a.hi, b.hi)}; }
 SK_INLINE I32 xor_(I32 a, I32 b) { return {_mm256_xor_si256(a.lo, b.lo), _mm256_xor_si256(a.hi, b.hi)}; }
+SK_INLINE I32 min(I32 a, I32 b) { return {_mm256_min_epi32(a.lo, b.lo), _mm256_min_epi32(a.hi, b.hi)}; }
+SK_INLINE I32 max(I32 a, I32 b) { return {_mm256_max_epi32(a.lo, b.lo), _mm256_max_epi32(a.hi, b.hi)}; }
 template <int N> SK_INLINE I32 shl(I32 a) { return {_mm256_slli_epi32(a.lo, N), _mm256_slli_epi32(a.hi, N)}; }
 template <int N> SK_INLINE I32 shr(I32 a) { return {_mm256_srli_epi32(a.lo, N), _mm256_srli_epi32(a.hi, N)}; }
 template <int N> SK_INLINE I32 sra(I32 a) { return {_mm256_srai_epi32(a.lo, N), _mm256_srai_epi32(a.hi, N)}; }
@@ -137,6 +139,13 @@ SK_INLINE I32 bits(F32 a) { return {_mm256_castps_si256(a.lo), _mm256_castps_si2
 SK_INLINE F32 from_bits(I32 a) { return {_mm256_castsi256_ps(a.lo), _mm256_castsi256_ps(a.hi)}; }
 SK_INLINE I32 to_int(F32 a) { return {_mm256_cvtps_epi32(a.lo), _mm256_cvtps_epi32(a.hi)}; }
 SK_INLINE F32 to_float(I32 a) { return {_mm256_cvtepi32_ps(a.lo), _mm256_cvtepi32_ps(a.hi)}; }
+// x * 2^n, rounded once, for 1/2 < |x| < 2 and integer n in [-252, 252]. In two steps, so that no factor overflows.
+SK_INLINE F32 scale_by_power(F32 x, F32 n) {
+  const I32 whole = to_int(n), half = sra<1>(whole);
+  const F32 a = from_bits(shl<23>(add(half, splat_i(127))));
+  const F32 b = from_bits(shl<23>(add(sub(whole, half), splat_i(127))));
+  return mul(mul(x, a), b);
+}
 
 // --- comparisons: false where an operand is NaN, but for ne
 SK_INLINE Mask mask_of(__m256 lo, __m256 hi) { return {_mm256_castps_si256(lo), _mm256_castps_si256(hi)}; }
@@ -173,6 +182,34 @@ SK_INLINE float largest(F32 a) {  // no NaN among the lanes
   const __m128 s2 = _mm_max_ps(s4, _mm_movehl_ps(s4, s4));
   return _mm_cvtss_f32(_mm_max_ss(s2, _mm_movehdup_ps(s2)));
 }
+SK_INLINE I32 max_across(I32 a) {  // the largest lane, in all lanes
+  __m256i m = _mm256_max_epi32(a.lo, a.hi);
+  m = _mm256_max_epi32(m, _mm256_permute2x128_si256(m, m, 0x01));
+  m = _mm256_max_epi32(m, _mm256_shuffle_epi32(m, 0x4e));
+  m = _mm256_max_epi32(m, _mm256_shuffle_epi32(m, 0xb1));
+  return {m, m};
+}
+SK_INLINE I32 permute(I32 a, I32 from) {  // lane i is lane from[i] % 16 of a
+  const auto half = [&](__m256i f) {
+    const __m256i in_hi = _mm256_slli_epi32(f, 28);  // its sign says which register
+    return _mm256_castps_si256(_mm256_blendv_ps(_mm256_castsi256_ps(_mm256_permutevar8x32_epi32(a.lo, f)),
+                                                _mm256_castsi256_ps(_mm256_permutevar8x32_epi32(a.hi, f)),
+                                                _mm256_castsi256_ps(in_hi)));
+  };
+  return {half(from.lo), half(from.hi)};
+}
+// Lanes in runs of N: the even-numbered runs of a, then those of b; and the odd-numbered ones.
+template <int N, bool kOdd>
+SK_INLINE __m256i runs(I32 a) {
+  if constexpr (N == 8) return kOdd ? a.hi : a.lo;
+  if constexpr (N == 4) return _mm256_permute2x128_si256(a.lo, a.hi, kOdd ? 0x31 : 0x20);
+  if constexpr (N == 2)
+    return _mm256_permute4x64_epi64(kOdd ? _mm256_unpackhi_epi64(a.lo, a.hi) : _mm256_unpacklo_epi64(a.lo, a.hi), 0xd8);
+  const __m256 lo = _mm256_castsi256_ps(a.lo), hi = _mm256_castsi256_ps(a.hi);
+  return _mm256_permute4x64_epi64(_mm256_castps_si256(_mm256_shuffle_ps(lo, hi, kOdd ? 0xdd : 0x88)), 0xd8);
+}
+template <int N> SK_INLINE I32 even_runs(I32 a, I32 b) { return {runs<N, false>(a), runs<N, false>(b)}; }
+template <int N> SK_INLINE I32 odd_runs(I32 a, I32 b) { return {runs<N, true>(a), runs<N, true>(b)}; }
 
 // --- moves between two vectors, read as 32 lanes a, b: the even ones, the odd ones; and back, 16 by 16
 template <int kPick>

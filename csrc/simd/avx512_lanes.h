@@ -58,6 +58,8 @@ SK_INLINE I32 sub(I32 a, I32 b) { return {_mm512_sub_epi32(a.v, b.v)}; }
 SK_INLINE I32 and_(I32 a, I32 b) { return {_mm512_and_si512(a.v, b.v)}; }
 SK_INLINE I32 or_(I32 a, I32 b) { return {_mm512_or_si512(a.v, b.v)}; }
 SK_INLINE I32 xor_(I32 a, I32 b) { return {_mm512_xor_si512(a.v, b.v)}; }
+SK_INLINE I32 min(I32 a, I32 b) { return {_mm512_min_epi32(a.v, b.v)}; }
+SK_INLINE I32 max(I32 a, I32 b) { return {_mm512_max_epi32(a.v, b.v)}; }
 template <int N> SK_INLINE I32 shl(I32 a) { return {_mm512_slli_epi32(a.v, N)}; }
 template <int N> SK_INLINE I32 shr(I32 a) { return {_mm512_srli_epi32(a.v, N)}; }  // logical
 template <int N> SK_INLINE I32 sra(I32 a) { return {_mm512_srai_epi32(a.v, N)}; }
@@ -65,6 +67,8 @@ SK_INLINE I32 bits(F32 a) { return {_mm512_castps_si512(a.v)}; }
 SK_INLINE F32 from_bits(I32 a) { return {_mm512_castsi512_ps(a.v)}; }
 SK_INLINE I32 to_int(F32 a) { return {_mm512_cvtps_epi32(a.v)}; }  // rounds to nearest, ties to even
 SK_INLINE F32 to_float(I32 a) { return {_mm512_cvtepi32_ps(a.v)}; }
+// x * 2^n, rounded once, for 1/2 < |x| < 2 and integer n in [-252, 252].
+SK_INLINE F32 scale_by_power(F32 x, F32 n) { return {_mm512_scalef_ps(x.v, n.v)}; }
 
 // --- comparisons: false where an operand is NaN, but for ne
 SK_INLINE Mask lt(F32 a, F32 b) { return {_mm512_cmp_ps_mask(a.v, b.v, _CMP_LT_OQ)}; }
@@ -89,6 +93,27 @@ SK_INLINE float largest(F32 a) {  // no NaN among the lanes
   const __m128 s2 = _mm_max_ps(s4, _mm_movehl_ps(s4, s4));
   return _mm_cvtss_f32(_mm_max_ss(s2, _mm_movehdup_ps(s2)));
 }
+SK_INLINE I32 max_across(I32 a) {  // the largest lane, in all lanes
+  __m512i m = _mm512_max_epi32(a.v, _mm512_shuffle_i64x2(a.v, a.v, 0x4e));
+  m = _mm512_max_epi32(m, _mm512_shuffle_i64x2(m, m, 0xb1));
+  m = _mm512_max_epi32(m, _mm512_shuffle_epi32(m, _MM_PERM_BADC));
+  return {_mm512_max_epi32(m, _mm512_shuffle_epi32(m, _MM_PERM_CDAB))};
+}
+SK_INLINE I32 permute(I32 a, I32 from) { return {_mm512_permutexvar_epi32(from.v, a.v)}; }  // lane i: a[from[i] % 16]
+// Lanes in runs of N: the even-numbered runs of a, then those of b; and the odd-numbered ones.
+template <int N, bool kOdd>
+SK_INLINE I32 runs(I32 a, I32 b) {
+  if constexpr (N == 8) return {_mm512_shuffle_i64x2(a.v, b.v, kOdd ? 0xee : 0x44)};
+  if constexpr (N == 4) return {_mm512_shuffle_i64x2(a.v, b.v, kOdd ? 0xdd : 0x88)};
+  constexpr int o = kOdd;
+  if constexpr (N == 2)
+    return {_mm512_permutex2var_epi64(a.v, _mm512_setr_epi64(o, o + 2, o + 4, o + 6, o + 8, o + 10, o + 12, o + 14), b.v)};
+  const __m512i from = _mm512_setr_epi32(o, o + 2, o + 4, o + 6, o + 8, o + 10, o + 12, o + 14, o + 16, o + 18, o + 20,
+                                         o + 22, o + 24, o + 26, o + 28, o + 30);
+  return {_mm512_permutex2var_epi32(a.v, from, b.v)};
+}
+template <int N> SK_INLINE I32 even_runs(I32 a, I32 b) { return runs<N, false>(a, b); }
+template <int N> SK_INLINE I32 odd_runs(I32 a, I32 b) { return runs<N, true>(a, b); }
 
 // --- f32 -> bf16, to nearest even; every NaN becomes 0x7fc0. On the bits, because VCVTNEPS2BF16 flushes subnormals
 // whatever MXCSR says.

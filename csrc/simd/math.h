@@ -3,16 +3,10 @@
 
 namespace sk::simd::SK_ISA {
 
+SK_INLINE I32 lane_numbers() { return load(kLaneNumbers.at); }  // 0 1 2 ...
+
 SK_INLINE F32 abs(F32 x) { return from_bits(and_(bits(x), splat_i(0x7fffffff))); }
 SK_INLINE F32 neg(F32 x) { return from_bits(xor_(bits(x), splat_i(INT32_MIN))); }
-
-// 2^n * x for -252 <= n <= 252, in two steps so that neither factor overflows.
-SK_INLINE F32 scale_by_power(F32 x, I32 n) {
-  const I32 half = sra<1>(n);
-  const F32 a = from_bits(shl<23>(add(half, splat_i(127))));
-  const F32 b = from_bits(shl<23>(add(sub(n, half), splat_i(127))));
-  return mul(mul(x, a), b);
-}
 
 // e^x within 1 ulp. x = n ln 2 + r, |r| <= ln 2 / 2; a polynomial for e^r. NaN stays NaN.
 SK_INLINE F32 exp(F32 x) {
@@ -20,23 +14,17 @@ SK_INLINE F32 exp(F32 x) {
   const F32 n = round(mul(clamped, splat(1.44269504f)));
   F32 r = fma(n, splat(-0.693145752f), clamped);
   r = fma(n, splat(-1.42860677e-6f), r);
-  F32 p = splat(1.98412698e-4f);
-  p = fma(p, r, splat(1.38888889e-3f));
-  p = fma(p, r, splat(8.33333333e-3f));
-  p = fma(p, r, splat(4.16666667e-2f));
-  p = fma(p, r, splat(1.66666667e-1f));
-  p = fma(p, r, splat(0.5f));
+  F32 p = splat(1.38144335e-3f);
+  p = fma(p, r, splat(8.36879667e-3f));
+  p = fma(p, r, splat(4.16683964e-2f));
+  p = fma(p, r, splat(1.66665196e-1f));
+  p = fma(p, r, splat(0.49999994f));
   p = fma(mul(r, r), p, r);
-  return scale_by_power(add(p, splat(1.0f)), to_int(n));
+  return scale_by_power(add(p, splat(1.0f)), n);
 }
 
-// ln x for x > 0 normal, within 2 ulp of the result or 1e-7 absolute near x = 1.
-SK_INLINE F32 log(F32 x) {
-  const I32 u = bits(x);
-  // m in [sqrt(1/2), sqrt(2)), so that ln m is small where x is near 1.
-  const I32 e = sra<23>(sub(u, splat_i(0x3f3504f3)));
-  const F32 m = from_bits(sub(u, shl<23>(e)));
-  const F32 f = sub(m, splat(1.0f));
+// ln(2^e (1 + f)) for f in [sqrt(1/2) - 1, sqrt(2) - 1], within 2 ulp of the result or 1e-7 absolute near 0.
+SK_INLINE F32 log_of(I32 e, F32 f) {
   const F32 s = div(f, add(splat(2.0f), f));
   const F32 z = mul(s, s);
   F32 p = splat(0.24279079f);
@@ -45,17 +33,26 @@ SK_INLINE F32 log(F32 x) {
   p = fma(p, z, splat(0.66666663f));
   const F32 half_square = mul(splat(0.5f), mul(f, f));
   const F32 n = to_float(e);
-  // ln m = f - (f^2/2 - s (f^2/2 + z p))
+  // ln(1 + f) = f - (f^2/2 - s (f^2/2 + z p))
   const F32 tail = fma(s, fma(z, p, half_square), mul(n, splat(9.05800061e-6f)));
   return add(fma(n, splat(0.693138123f), sub(f, half_square)), tail);
 }
+// The e for which 2^-e x is in [sqrt(1/2), sqrt(2)), so that ln(2^-e x) is small where x is near 1.
+SK_INLINE I32 exponent(F32 x) { return sra<23>(sub(bits(x), splat_i(0x3f3504f3))); }
 
-// ln(1 + x) for 0 <= x: ln(u) corrected for what 1 + x lost in rounding.
+// ln x for x > 0 normal.
+SK_INLINE F32 log(F32 x) {
+  const I32 e = exponent(x);
+  return log_of(e, sub(from_bits(sub(bits(x), shl<23>(e))), splat(1.0f)));
+}
+
+// ln(1 + x) for 0 <= x: what 1 + x loses in rounding is added to f.
 SK_INLINE F32 log1p(F32 x) {
   const F32 u = add(splat(1.0f), x);
   const F32 lost = sub(x, sub(u, splat(1.0f)));
-  const F32 r = add(log(u), div(lost, u));
-  return select(eq(u, splat(1.0f)), x, r);
+  const I32 e = exponent(u), shift = shl<23>(e);
+  const F32 power = from_bits(sub(bits(splat(1.0f)), shift));  // 2^-e
+  return log_of(e, fma(lost, power, sub(from_bits(sub(bits(u), shift)), splat(1.0f))));
 }
 
 SK_INLINE F32 sigmoid(F32 x) { return div(splat(1.0f), add(splat(1.0f), exp(neg(x)))); }

@@ -88,6 +88,8 @@ SK_INLINE I32 sub(I32 a, I32 b) { return lanes<I32>([&](int i) { return s(u(a.v[
 SK_INLINE I32 and_(I32 a, I32 b) { return lanes<I32>([&](int i) { return a.v[i] & b.v[i]; }); }
 SK_INLINE I32 or_(I32 a, I32 b) { return lanes<I32>([&](int i) { return a.v[i] | b.v[i]; }); }
 SK_INLINE I32 xor_(I32 a, I32 b) { return lanes<I32>([&](int i) { return a.v[i] ^ b.v[i]; }); }
+SK_INLINE I32 min(I32 a, I32 b) { return lanes<I32>([&](int i) { return a.v[i] < b.v[i] ? a.v[i] : b.v[i]; }); }
+SK_INLINE I32 max(I32 a, I32 b) { return lanes<I32>([&](int i) { return a.v[i] > b.v[i] ? a.v[i] : b.v[i]; }); }
 template <int N> SK_INLINE I32 shl(I32 a) { return lanes<I32>([&](int i) { return s(u(a.v[i]) << N); }); }
 template <int N> SK_INLINE I32 shr(I32 a) { return lanes<I32>([&](int i) { return s(u(a.v[i]) >> N); }); }
 template <int N> SK_INLINE I32 sra(I32 a) { return lanes<I32>([&](int i) { return a.v[i] >> N; }); }
@@ -100,6 +102,13 @@ SK_INLINE I32 to_int(F32 a) {  // rounds to nearest, ties to even; out of range 
   });
 }
 SK_INLINE F32 to_float(I32 a) { return lanes<F32>([&](int i) { return static_cast<float>(a.v[i]); }); }
+// x * 2^n, rounded once, for 1/2 < |x| < 2 and integer n in [-252, 252]. In two steps, so that no factor overflows.
+SK_INLINE F32 scale_by_power(F32 x, F32 n) {
+  const I32 whole = to_int(n), half = sra<1>(whole);
+  const F32 a = from_bits(shl<23>(add(half, splat_i(127))));
+  const F32 b = from_bits(shl<23>(add(sub(whole, half), splat_i(127))));
+  return mul(mul(x, a), b);
+}
 
 // --- comparisons: false where an operand is NaN, but for ne
 SK_INLINE Mask lt(F32 a, F32 b) { return lanes<Mask>([&](int i) { return a.v[i] < b.v[i]; }); }
@@ -129,6 +138,23 @@ SK_INLINE float largest(F32 a) {  // no NaN among the lanes
   float r = a.v[0];
   for (int i = 1; i < kLanes; ++i) r = a.v[i] > r ? a.v[i] : r;
   return r;
+}
+SK_INLINE I32 max_across(I32 a) {  // the largest lane, in all lanes
+  int32_t r = a.v[0];
+  for (int i = 1; i < kLanes; ++i) r = a.v[i] > r ? a.v[i] : r;
+  return splat_i(r);
+}
+SK_INLINE I32 permute(I32 a, I32 from) {  // lane i is lane from[i] % 16 of a
+  return lanes<I32>([&](int i) { return a.v[from.v[i] & 15]; });
+}
+// Lanes in runs of N: the even-numbered runs of a, then those of b; and the odd-numbered ones.
+template <int N>
+SK_INLINE I32 even_runs(I32 a, I32 b) {
+  return lanes<I32>([&](int i) { return (i < 8 ? a : b).v[i % 8 / N * 2 * N + i % N]; });
+}
+template <int N>
+SK_INLINE I32 odd_runs(I32 a, I32 b) {
+  return lanes<I32>([&](int i) { return (i < 8 ? a : b).v[i % 8 / N * 2 * N + N + i % N]; });
 }
 
 // --- moves between two vectors, read as 32 lanes a, b: the even ones, the odd ones; and back, 16 by 16

@@ -36,6 +36,7 @@ alignas(64) constexpr auto kE4m3Words = tabulate<uint16_t, 128>([](int i) { retu
 alignas(64) constexpr auto kE4m3LowBytes = tabulate<uint8_t, 128>([](int i) { return bf16_of_e4m3(i) & 0xff; });
 alignas(64) constexpr auto kE4m3HighBytes = tabulate<uint8_t, 128>([](int i) { return bf16_of_e4m3(i) >> 8; });
 alignas(64) constexpr auto kE2m1Words = tabulate<uint16_t, 32>([](int i) { return bf16_of_e2m1(i & 15); });
+alignas(64) constexpr auto kLaneNumbers = tabulate<int32_t, 16>([](int i) { return i; });
 
 constexpr const uint16_t* kBf16OfE4m3 = kE4m3Words.at;
 constexpr const uint8_t* kE4m3Low = kE4m3LowBytes.at;

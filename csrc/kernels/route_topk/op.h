@@ -1,0 +1,21 @@
+// ids[t, :] = the top_k experts of token t by score(logits[t, :]) + bias, within its best groups;
+// weights[t, :] = their scores, normalised and scaled
+#pragma once
+#include "core/variant.h"
+#include "moe/routing.h"
+
+namespace sk::route_topk {
+
+struct Args {
+  Rows<const void> logits;  // [tokens, experts] of dtype
+  Dtype dtype;
+  float* weights;           // [tokens, top_k]
+  int32_t* ids;             // [tokens, top_k]
+  int64_t tokens, experts;
+  moe::Selection selection;
+  moe::Weighing weighing;
+};
+
+SK_CPU_VARIANTS
+
+}  // namespace sk::route_topk
