@@ -1,7 +1,7 @@
 """Kernels for sparse language models: the same ops, bit-reproducible, on any CPU.
 
-Every op of `sparsekern.ops()` but a few helpers is a function of this package; `sparsekern.reference` holds the
-same functions in plain PyTorch, `torch.ops.sparsekern` the same ops for tracers and compilers.
+Ops are functions of this package, and `sparsekern.ops()` names them. `sparsekern.reference` holds the same
+functions in plain PyTorch, `torch.ops.sparsekern` the same ops for tracers and compilers.
 """
 
 from __future__ import annotations
