@@ -74,7 +74,7 @@ def guarded(tensor: Tensor, at: Literal["end", "start"] = "end", *, writable: bo
 
 def strided(tensor: Tensor, gap: int = 3) -> Tensor:
     """Copy a tensor to rows that lie `gap` elements apart, poison between them; not contiguous."""
-    if tensor.dim() < 2:
+    if tensor.dim() < 2 or tensor.numel() == 0:
         return tensor.clone()
     *lead, last = tensor.shape
     room = torch.full((*lead, (last + gap) * tensor.element_size()), _POISON, dtype=torch.uint8)

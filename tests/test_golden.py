@@ -1,7 +1,7 @@
 """Cases made by the official references, where a folder of them is at hand.
 
-The folder is `$SPARSEKERN_GOLDEN`, or `shared/golden` beside the checkout. It brings its own `check.py`, whose `run`
-says what is wrong with a case.
+The folder is `$SPARSEKERN_GOLDEN`, or `shared/golden` beside the checkout. It brings its own `check.py`, whose
+`run` says what is wrong with a case.
 """
 
 import importlib.util
