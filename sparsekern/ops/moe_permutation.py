@@ -61,14 +61,14 @@ def reference(
 
 
 def inputs(dims: Dims, rng: torch.Generator) -> dict[str, Any]:
-    """Distinct experts of each token; "drops" of them are not here, as under expert parallelism."""
-    e, drops = dims["E"], dims.get("drops", 0)
+    """Distinct experts a token; some "drops" are not here, "spare" rows are more than can be needed."""
+    e, drops, alignment = dims["E"], dims.get("drops", 0), dims.get("alignment", 1)
     ids = torch.rand(dims["T"], e + 2 * drops, generator=rng).argsort(-1)[:, : dims["k"]] - drops
     return {
         "ids": ids.to(torch.int64 if dims.get("i64") else torch.int32),
         "num_experts": e,
-        "alignment": dims.get("alignment", 1),
-        "num_rows": dims.get("num_rows"),
+        "alignment": alignment,
+        "num_rows": dims["T"] * dims["k"] + e * (alignment - 1) + dims["spare"] if "spare" in dims else None,
     }
 
 
@@ -88,7 +88,7 @@ OP = Op(
         {"T": 50, "k": 6, "E": 16},
         {"T": 33, "k": 4, "E": 7, "alignment": 16, "i64": 1},
         {"T": 2000, "k": 8, "E": 64, "drops": 9, "alignment": 4},
-        {"T": 5, "k": 2, "E": 8, "alignment": 8, "num_rows": 100},
+        {"T": 5, "k": 2, "E": 8, "alignment": 8, "spare": 7},
         {"T": 3, "k": 1, "E": 1500},
         {"T": 1, "k": 1, "E": 1},
         {"T": 0, "k": 2, "E": 4},
