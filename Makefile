@@ -2,8 +2,7 @@
 # make help    the other targets
 VENV ?= .venv
 PYTHON ?= python3
-# The default index may hand out a build with CUDA (2 GB); for the small one:
-#   make venv PIP="pip install --extra-index-url https://download.pytorch.org/whl/cpu"
+# The default index may hand out a build with CUDA, 2 GB large; PIP="pip install --extra-index-url ..." names another.
 TORCH ?= torch==2.13.0
 PIP ?= pip install
 JOBS ?= $(shell nproc)

@@ -1,4 +1,4 @@
 """Benchmarks: what the ops cost beside their peers and beside what the machine can do.
 
-`sparsekern bench` runs them; `docs/measuring.md` says how and why.
+`sparsekern bench` runs them; `docs/measured.md` says how and why.
 """

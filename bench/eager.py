@@ -6,6 +6,7 @@ multiply by FP8 or FP4 on a CPU than to have widened them before.
 
 from __future__ import annotations
 
+import math
 from functools import cache
 
 import torch
@@ -94,7 +95,7 @@ def _sylvester(d: int, dtype: torch.dtype) -> Tensor:
     h = torch.ones(1, 1)
     while len(h) < d:
         h = torch.cat([torch.cat([h, h], 1), torch.cat([h, -h], 1)])
-    return (h / d**0.5).to(dtype)
+    return (h / math.sqrt(d)).to(dtype)
 
 
 def hadamard(x: Tensor) -> Tensor:

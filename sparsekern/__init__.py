@@ -1,36 +1,40 @@
 """Kernels for sparse language models: the same ops, bit-reproducible, on any CPU.
 
-Every op of `sparsekern.ops()` is a function of this package; `sparsekern.reference` holds the same functions in
-plain PyTorch, `torch.ops.sparsekern` the same ops for tracers and compilers.
+Ops are functions of this package, and `sparsekern.ops()` names them. `sparsekern.reference` holds the same
+functions in plain PyTorch, `torch.ops.sparsekern` the same ops for tracers and compilers.
 """
 
 from __future__ import annotations
 
 import torch as _torch  # noqa: F401  # first: its OpenMP runtime becomes ours too
 
-from sparsekern import reference
-from sparsekern.backend import trace
-from sparsekern.config import config
-from sparsekern.ops.dequantize import dequantize
-from sparsekern.ops.fused_moe import fused_moe
-from sparsekern.ops.gemm import gemm
-from sparsekern.ops.grouped_gemm import grouped_gemm
-from sparsekern.ops.grouped_gemm_masked import grouped_gemm_masked
-from sparsekern.ops.hadamard import hadamard
-from sparsekern.ops.layer_norm import layer_norm
-from sparsekern.ops.moe_combine import moe_combine
-from sparsekern.ops.moe_gather import moe_gather
-from sparsekern.ops.moe_permutation import Permutation, moe_permutation
-from sparsekern.ops.pack_weights import pack_weights
-from sparsekern.ops.quantize_fp4 import quantize_fp4
-from sparsekern.ops.quantize_fp8 import quantize_fp8
-from sparsekern.ops.quantize_fp8_blocks import quantize_fp8_blocks
-from sparsekern.ops.rms_norm import rms_norm
-from sparsekern.ops.route_hash import route_hash
-from sparsekern.ops.route_topk import Routing, route_topk
-from sparsekern.ops.swiglu import swiglu
-from sparsekern.ops.swiglu_quantize_fp8 import swiglu_quantize_fp8
-from sparsekern.plan import Support, ops, support
-from sparsekern.weights import PackedWeights
+from sparsekern import reference as reference
+from sparsekern.backend import trace as trace
+from sparsekern.config import config as config
+from sparsekern.ops.dequantize import dequantize as dequantize
+from sparsekern.ops.fused_moe import fused_moe as fused_moe
+from sparsekern.ops.gemm import gemm as gemm
+from sparsekern.ops.grouped_gemm import grouped_gemm as grouped_gemm
+from sparsekern.ops.grouped_gemm_masked import grouped_gemm_masked as grouped_gemm_masked
+from sparsekern.ops.hadamard import hadamard as hadamard
+from sparsekern.ops.layer_norm import layer_norm as layer_norm
+from sparsekern.ops.moe_combine import moe_combine as moe_combine
+from sparsekern.ops.moe_gather import moe_gather as moe_gather
+from sparsekern.ops.moe_permutation import Permutation as Permutation
+from sparsekern.ops.moe_permutation import moe_permutation as moe_permutation
+from sparsekern.ops.pack_weights import pack_weights as pack_weights
+from sparsekern.ops.quantize_fp4 import quantize_fp4 as quantize_fp4
+from sparsekern.ops.quantize_fp8 import quantize_fp8 as quantize_fp8
+from sparsekern.ops.quantize_fp8_blocks import quantize_fp8_blocks as quantize_fp8_blocks
+from sparsekern.ops.rms_norm import rms_norm as rms_norm
+from sparsekern.ops.route_hash import route_hash as route_hash
+from sparsekern.ops.route_topk import Routing as Routing
+from sparsekern.ops.route_topk import route_topk as route_topk
+from sparsekern.ops.swiglu import swiglu as swiglu
+from sparsekern.ops.swiglu_quantize_fp8 import swiglu_quantize_fp8 as swiglu_quantize_fp8
+from sparsekern.plan import Support as Support
+from sparsekern.plan import ops as ops
+from sparsekern.plan import support as support
+from sparsekern.weights import PackedWeights as PackedWeights
 
 __version__ = "0.1.0"

@@ -22,7 +22,7 @@ def test_ops_md_is_fresh() -> None:
 
 @pytest.mark.parametrize("op", EACH_OP)
 def test_help_shows_shapes_and_dtypes(op: Op) -> None:
-    text = inspect.getdoc(getattr(sparsekern, op.name))
+    text = inspect.getdoc(op.fn)
     assert text is not None
     for section in ("Args", "Returns", "Raises", "Source"):
         assert text.count(f"\n{section}:\n") == 1

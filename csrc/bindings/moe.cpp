@@ -42,9 +42,11 @@ void route_topk(Call& c) {
   enum { kLogits, kBias };
   enum { kTopK, kScoring, kNGroup, kTopkGroup, kRenormalize, kScale };
   const TensorView& logits = c.arg(kLogits);
-  const int64_t experts = logits.last(), k = c.integer(kTopK), groups = c.integer(kNGroup), kept = c.integer(kTopkGroup);
+  const int64_t experts = logits.last(), k = c.integer(kTopK), groups = c.integer(kNGroup),
+                kept = c.integer(kTopkGroup);
   if (experts > moe::kMaxExperts) fail("logits has ", experts, " experts, expected at most ", moe::kMaxExperts);
-  if (groups < 1 || experts % groups != 0) fail("n_group is ", groups, ", expected a divisor of the ", experts, " experts");
+  if (groups < 1 || experts % groups != 0)
+    fail("n_group is ", groups, ", expected a divisor of the ", experts, " experts");
   if (kept < 1 || kept > groups) fail("topk_group is ", kept, ", expected 1 to n_group = ", groups);
   const int64_t eligible = experts / groups * kept;
   if (k < 1 || k > min(eligible, moe::kMaxTopK))
@@ -101,7 +103,8 @@ void moe_permutation(Call& c) {
   if (alignment < 1 || alignment > INT32_MAX) fail("alignment is ", alignment, ", expected 1 to ", INT32_MAX);
   const moe::Slots slots{c.indices(kIds), c.arg(kIds).rows(), c.arg(kIds).last(), experts};
   if (slots.tokens * slots.top_k > INT32_MAX)
-    fail("ids has ", slots.tokens * slots.top_k, " slots, expected at most ", INT32_MAX, ", for int32 to number them");
+    fail("ids has ", slots.tokens * slots.top_k, " slots, expected at most ", INT32_MAX,
+         ", for int32 to number them");
   int32_t* counts = c.scratch().take<int32_t>(slots.blocks() * experts);
   int64_t rows = 0;
   {
@@ -109,10 +112,10 @@ void moe_permutation(Call& c) {
     moe::count_slots(slots, counts);
     for (int64_t e = 0; e < experts; ++e) rows += moe::rows_of(slots, counts, e, alignment);
   }
-  if (rows > INT32_MAX) fail("ids needs ", rows, " rows at this alignment, expected at most ", INT32_MAX);
+  if (rows > INT32_MAX) fail("ids need ", rows, " rows at this alignment, expected at most ", INT32_MAX);
   if (c.option(kNumRows).present) {
     const int64_t given_rows = c.integer(kNumRows);
-    if (given_rows < rows) fail("num_rows is ", given_rows, ", expected at least the ", rows, " rows that ids needs");
+    if (given_rows < rows) fail("num_rows is ", given_rows, ", expected at least the ", rows, " rows that ids need");
     if (given_rows > INT32_MAX) fail("num_rows is ", given_rows, ", expected at most ", INT32_MAX);
     rows = given_rows;
   }
@@ -146,8 +149,11 @@ void moe_combine(Call& c) {
   enum { kOutDtype };
   const TensorView &y = c.arg(kY), &slot_row = c.arg(kSlotRow), &weights = c.arg(kWeights);
   if (const OptionValue& o = c.option(kOutDtype); o.present) {
+    constexpr const char* kNames[] = {"float32", "bfloat16", "float8_e4m3fn", "float8_e8m0fnu", "uint8", "int32",
+                                      "int64",   "float16",  "float64",       "int8",           "bool"};
     const auto wanted = static_cast<Dtype>(o.integer);
-    if (wanted != Dtype::f32 && wanted != Dtype::bf16) fail("out_dtype is ", o.integer, ", expected float32 or bfloat16");
+    if (wanted != Dtype::f32 && wanted != Dtype::bf16)
+      fail("out_dtype is ", kNames[o.integer], ", expected float32 or bfloat16");
   }
   const int32_t* rows = c.indices(kSlotRow);
   check_range(c, kSlotRow, "slot_row", rows, -1, y.rows());

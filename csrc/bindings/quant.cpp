@@ -102,7 +102,8 @@ void dequantize(Call& c) {
   const auto dtype = static_cast<Dtype>(c.integer(kDtype));
   const int64_t rows = c.size("N"), block_cols = c.option(kBlock).integers[1];
   const bool fp4 = q.dtype == Dtype::u8;
-  if (dtype != Dtype::f32 && dtype != Dtype::bf16) fail("dtype is not a dtype of results, expected torch.bfloat16 or torch.float32");
+  if (dtype != Dtype::f32 && dtype != Dtype::bf16)
+    fail("dtype is not a dtype of results, expected torch.bfloat16 or torch.float32");
   if (fp4) require_even("block[1]", block_cols);
   c.make_outputs();
   c.run(dequantize::kVariants, {.q = q.as_rows<const uint8_t>(),

@@ -18,13 +18,14 @@ SK_INLINE Scored score_and_key(F32 z, F32 top, F32 bias) {
   return {s, key_of(add(by, bias))};
 }
 
-// All is read before anything is written, so that the chunks' chains of operations overlap.
+// All is read before anything is written, so that the chunks' chains of operations can overlap.
 template <Scoring kScoring, int kChunks, class T>
 SK_INLINE void score_chunks(const T* z, const float* bias, F32 top, float* scores, int32_t* keys, F32* total) {
   Scored x[kChunks];
 #pragma GCC unroll 4
   for (int c = 0; c < kChunks; ++c)
-    x[c] = score_and_key<kScoring>(load(z + c * kLanes), top, bias == nullptr ? splat(0.0f) : load(bias + c * kLanes));
+    x[c] =
+        score_and_key<kScoring>(load(z + c * kLanes), top, bias == nullptr ? splat(0.0f) : load(bias + c * kLanes));
 #pragma GCC unroll 4
   for (int c = 0; c < kChunks; ++c) {
     store(scores + c * kLanes, x[c].score);
@@ -80,7 +81,7 @@ static void best_two_of_chunks(const int32_t* keys, int64_t vectors, int chunks_
                                int32_t* second) {
   Top2 top[kMaxExperts / kKeysAVector + 1];
   for (int64_t v = 0; v < vectors; ++v) {
-    top[v] = fold_to_two([&](int i) { return load(keys + v * kKeysAVector + i * kLanes); });
+    top[v] = fold_all_to_two([&](int i) { return load(keys + v * kKeysAVector + i * kLanes); });
     store(maxima + v * kLanes, top[v].best);
   }
   for (; chunks_log2 > 0; --chunks_log2) {
@@ -138,21 +139,21 @@ static void drop_groups(const int32_t* ranks, const Groups& groups, int32_t* key
   find_maxima(keys, maxima, vectors);
 }
 
-// Rows [first, last) of weights and ids [tokens, top_k]. Several rows go through every step together: steps are chains
-// of dependent operations, and other rows fill the waits.
+// Rows [first, last) of weights and ids [tokens, top_k]. Several rows go through every step together: steps are
+// chains of dependent operations, and other rows fill the waits.
 template <Scoring kScoring, class T>
-static void route_rows(Rows<const T> logits, int64_t experts, const Selection& select, const Weighing& how,
+static void route_rows(Rows<const T> logits, int64_t experts, const Selection& selection, const Weighing& how,
                        float* weights, int32_t* ids, int64_t first, int64_t last) {
-  constexpr int64_t kRows = 8, kWordsARow = 3 * kMaxExperts + kMaxExperts / kLanes + kMaxTopK;
+  constexpr int64_t kRows = 8, kWordsARow = 3 * kMaxExperts + kMaxExperts / kLanes;
   alignas(64) int32_t words[kRows * kWordsARow];
   alignas(64) float all_scores[kRows * kMaxExperts];
   alignas(64) float chosen_scores[kRows][kMaxTopK];
   float totals[kRows];
 
-  const Groups groups = {experts / select.n_group, select.n_group, select.topk_group};
-  const int64_t k = select.top_k, vectors = ceil_div(experts, kKeysAVector);
+  const Groups groups = {experts / selection.n_group, selection.n_group, selection.topk_group};
+  const int64_t k = selection.top_k, vectors = ceil_div(experts, kKeysAVector);
   // What a row has in `words`, as close together as the sizes allow.
-  const int64_t maxima = vectors * kKeysAVector, chosen = maxima + vectors * kLanes, group_keys = chosen + kMaxTopK,
+  const int64_t maxima = vectors * kKeysAVector, group_keys = maxima + vectors * kLanes,
                 ranks = group_keys + round_up(groups.count, kLanes), stride = ranks + round_up(groups.count, kLanes);
   const auto row = [&](int64_t r) { return words + r * stride; };
   const auto scores = [&](int64_t r) { return all_scores + r * round_up(experts, kLanes); };
@@ -162,13 +163,14 @@ static void route_rows(Rows<const T> logits, int64_t experts, const Selection& s
   for (; first < last; first += kRows) {
     const int64_t rows = min(kRows, last - first);
     for (int64_t r = 0; r < rows; ++r)
-      totals[r] = score_row<kScoring>(logits.data + (first + r) * logits.stride, select.bias, experts, scores(r), row(r));
+      totals[r] =
+          score_row<kScoring>(logits.data + (first + r) * logits.stride, selection.bias, experts, scores(r), row(r));
     if (groups.kept == groups.count) {
       for (int64_t r = 0; r < rows; ++r) find_maxima(row(r), row(r) + maxima, vectors);
     } else {
       const int log2 = groups.chunks_log2();
       for (int64_t r = 0; r < rows; ++r) {
-        int32_t *best = row(r) + group_keys, *second = row(r) + ranks;
+        int32_t *best = row(r) + group_keys, *second = row(r) + ranks;  // there is no rank yet
         log2 >= 0 ? best_two_of_chunks(row(r), vectors, log2, row(r) + maxima, best, second)
                   : best_two(row(r), groups, best, second);
       }
@@ -177,13 +179,9 @@ static void route_rows(Rows<const T> logits, int64_t experts, const Selection& s
       for (int64_t r = 0; r < rows; ++r) drop_groups(row(r) + ranks, groups, row(r), row(r) + maxima, vectors);
     }
     for (int64_t i = 0; i < k; ++i)
-      for (int64_t r = 0; r < rows; ++r) row(r)[chosen + i] = pop_best(row(r), row(r) + maxima, vectors);
+      for (int64_t r = 0; r < rows; ++r) ids[(first + r) * k + i] = pop_best(row(r), row(r) + maxima, vectors);
     for (int64_t r = 0; r < rows; ++r)
-      for (int64_t i = 0; i < k; ++i) {
-        const int32_t id = row(r)[chosen + i];
-        ids[(first + r) * k + i] = id;
-        chosen_scores[r][i] = scores(r)[id];
-      }
+      for (int64_t i = 0; i < k; ++i) chosen_scores[r][i] = scores(r)[ids[(first + r) * k + i]];
     for (int64_t r = 0; r < rows; ++r) weigh(chosen_scores[r], k, totals[r], how, weights + (first + r) * k);
   }
 }

@@ -1,7 +1,7 @@
 // Scores of experts and the weights made of them.
 //
-// The score of NaN is NaN until it is chosen, then 0. An infinite logit scores like the largest finite one, so that no
-// weight becomes NaN.
+// The score of NaN is NaN until it is chosen, then 0. An infinite logit scores like the largest finite one, so that
+// no weight becomes NaN.
 #pragma once
 #include "moe/routing.h"
 #include "simd/isa.h"
@@ -39,7 +39,8 @@ static float softmax_total(const T* z, int64_t n, F32 top) {
   F32 total = splat(0.0f);
   int64_t i = 0;
   for (; i + kLanes <= n; i += kLanes) total = add(total, score<Scoring::softmax>(load(z + i), top));
-  if (i < n) total = add(total, select(first_lanes(n - i), score<Scoring::softmax>(load(z + i, n - i), top), splat(0)));
+  if (i < n)
+    total = add(total, select(first_lanes(n - i), score<Scoring::softmax>(load(z + i, n - i), top), splat(0)));
   return sum(total);
 }
 

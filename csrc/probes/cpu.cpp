@@ -19,8 +19,7 @@ static void read_pass(const Args& a) {
     I32 seen[4] = {splat_i(0), splat_i(0), splat_i(0), splat_i(0)};
     for (int64_t i = 0; i + kStep <= n; i += kStep)
 #pragma GCC unroll 4
-      for (int u = 0; u < 4; ++u)
-        seen[u] = xor_(seen[u], load(reinterpret_cast<const int32_t*>(p + i) + u * kLanes));
+      for (int u = 0; u < 4; ++u) seen[u] = xor_(seen[u], load(reinterpret_cast<const int32_t*>(p + i) + u * kLanes));
     I32 all = xor_(xor_(seen[0], seen[1]), xor_(seen[2], seen[3]));
     opaque(all);
   });

@@ -109,6 +109,15 @@ SK_INLINE void store_words(void* p, I32 x) {
   _mm256_storeu_si256(static_cast<__m256i*>(p), _mm256_permute4x64_epi64(words, 0xd8));
 }
 
+// A cache line from anywhere to a multiple of 64, past the caches; finish_lines() makes it visible to others.
+SK_INLINE void stream_line(void* to, const void* from) {
+  const __m256i* f = static_cast<const __m256i*>(from);
+  __m256i* t = static_cast<__m256i*>(to);
+  _mm256_stream_si256(t, _mm256_loadu_si256(f));
+  _mm256_stream_si256(t + 1, _mm256_loadu_si256(f + 1));
+}
+SK_INLINE void finish_lines() { _mm_sfence(); }
+
 // --- arithmetic
 SK_INLINE F32 splat(float x) { return {_mm256_set1_ps(x), _mm256_set1_ps(x)}; }
 SK_INLINE F32 add(F32 a, F32 b) { return {_mm256_add_ps(a.lo, b.lo), _mm256_add_ps(a.hi, b.hi)}; }
@@ -203,8 +212,10 @@ template <int N, bool kOdd>
 SK_INLINE __m256i runs(I32 a) {
   if constexpr (N == 8) return kOdd ? a.hi : a.lo;
   if constexpr (N == 4) return _mm256_permute2x128_si256(a.lo, a.hi, kOdd ? 0x31 : 0x20);
-  if constexpr (N == 2)
-    return _mm256_permute4x64_epi64(kOdd ? _mm256_unpackhi_epi64(a.lo, a.hi) : _mm256_unpacklo_epi64(a.lo, a.hi), 0xd8);
+  if constexpr (N == 2) {
+    const __m256i pairs = kOdd ? _mm256_unpackhi_epi64(a.lo, a.hi) : _mm256_unpacklo_epi64(a.lo, a.hi);
+    return _mm256_permute4x64_epi64(pairs, 0xd8);
+  }
   const __m256 lo = _mm256_castsi256_ps(a.lo), hi = _mm256_castsi256_ps(a.hi);
   return _mm256_permute4x64_epi64(_mm256_castps_si256(_mm256_shuffle_ps(lo, hi, kOdd ? 0xdd : 0x88)), 0xd8);
 }

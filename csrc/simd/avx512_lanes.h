@@ -39,6 +39,12 @@ SK_INLINE void store_words(void* p, I32 x) {
   _mm256_storeu_si256(static_cast<__m256i*>(p), _mm512_cvtepi32_epi16(x.v));
 }
 
+// A cache line from anywhere to a multiple of 64, past the caches; finish_lines() makes it visible to others.
+SK_INLINE void stream_line(void* to, const void* from) {
+  _mm512_stream_si512(static_cast<__m512i*>(to), _mm512_loadu_si512(from));
+}
+SK_INLINE void finish_lines() { _mm_sfence(); }
+
 // --- arithmetic
 SK_INLINE F32 splat(float x) { return {_mm512_set1_ps(x)}; }
 SK_INLINE F32 add(F32 a, F32 b) { return {_mm512_add_ps(a.v, b.v)}; }
@@ -105,12 +111,10 @@ template <int N, bool kOdd>
 SK_INLINE I32 runs(I32 a, I32 b) {
   if constexpr (N == 8) return {_mm512_shuffle_i64x2(a.v, b.v, kOdd ? 0xee : 0x44)};
   if constexpr (N == 4) return {_mm512_shuffle_i64x2(a.v, b.v, kOdd ? 0xdd : 0x88)};
-  constexpr int o = kOdd;
-  if constexpr (N == 2)
-    return {_mm512_permutex2var_epi64(a.v, _mm512_setr_epi64(o, o + 2, o + 4, o + 6, o + 8, o + 10, o + 12, o + 14), b.v)};
-  const __m512i from = _mm512_setr_epi32(o, o + 2, o + 4, o + 6, o + 8, o + 10, o + 12, o + 14, o + 16, o + 18, o + 20,
-                                         o + 22, o + 24, o + 26, o + 28, o + 30);
-  return {_mm512_permutex2var_epi32(a.v, from, b.v)};
+  const __m512i one = _mm512_set1_epi32(1), even = _mm512_slli_epi32(_mm512_loadu_si512(kLaneNumbers.at), 1);
+  if constexpr (N == 1) return {_mm512_permutex2var_epi32(a.v, kOdd ? _mm512_or_si512(even, one) : even, b.v)};
+  const __m512i pairs = _mm512_setr_epi64(0, 2, 4, 6, 8, 10, 12, 14);
+  return {_mm512_permutex2var_epi64(a.v, kOdd ? _mm512_add_epi64(pairs, _mm512_set1_epi64(1)) : pairs, b.v)};
 }
 template <int N> SK_INLINE I32 even_runs(I32 a, I32 b) { return runs<N, false>(a, b); }
 template <int N> SK_INLINE I32 odd_runs(I32 a, I32 b) { return runs<N, true>(a, b); }

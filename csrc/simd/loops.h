@@ -42,8 +42,8 @@ SK_INLINE F32 keep(F32 x, int64_t n) {
   return load(lanes, n);
 }
 
-// Every NaN as the same one, as rounding to bf16 makes it anyway. Of two NaN operands the first survives, and which is
-// first the compiler decides.
+// Every NaN as the same one, as rounding to bf16 makes it anyway. Of two NaN operands the first survives, and which
+// is first the compiler decides.
 SK_INLINE F32 one_nan(F32 x) { return select(ne(x, x), from_bits(splat_i(0x7fc00000)), x); }
 SK_INLINE I32 one_nan(I32 x) { return x; }
 template <class T, class V, class Lanes>

@@ -65,6 +65,10 @@ SK_INLINE void store_words(void* p, I32 x) {
   __builtin_memcpy(p, words, sizeof words);
 }
 
+// A cache line from anywhere to a multiple of 64, past the caches; finish_lines() makes it visible to others.
+SK_INLINE void stream_line(void* to, const void* from) { __builtin_memcpy(to, from, 64); }
+SK_INLINE void finish_lines() {}
+
 // --- arithmetic
 SK_INLINE F32 splat(float x) { return lanes<F32>([&](int) { return x; }); }
 SK_INLINE F32 add(F32 a, F32 b) { return lanes<F32>([&](int i) { return a.v[i] + b.v[i]; }); }

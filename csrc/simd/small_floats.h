@@ -25,8 +25,8 @@ SK_INLINE F32 signed_like(E2m1, F32 x) { return min(x, splat(1.0f)); }
 // x -> codes, in the low byte of each lane; the other bytes are arbitrary.
 //
 // Let e be the exponent of x, or that of the smallest normal if this is larger: codes around x are 2^(e - kMantissa)
-// apart. Adding 2^(e + kShift) to |x| rounds it to k such steps, k in the low bits of the sum. The code is k plus what
-// e contributes; the bias of e, always the same, is in the low bits of the large number from the start.
+// apart. Adding 2^(e + kShift) to |x| rounds it to k such steps, k in the low bits of the sum. The code is k plus
+// what e contributes; the bias of e, always the same, is in the low bits of the large number from the start.
 template <class Format>
 SK_INLINE I32 encode(F32 x) {
   constexpr int kShift = 23 - Format::kMantissa, kSmallest = 128 - Format::kBias;
@@ -72,11 +72,9 @@ SK_INLINE F32 larger_magnitudes(F32 most, const T* x, int64_t n) {
 }
 
 // Sixteen groups: x is about code * scale, and the code is that of x * inverse.
-struct Scales {
-  F32 scale, inverse;
-};
+struct Scales { F32 scale, inverse; };
 
-// Scales of groups whose largest magnitudes are in `most`: fp32, or e8m0, the smallest power of two that is not below.
+// Scales of groups whose largest magnitudes are in `most`: fp32, or e8m0, rounded up to a power of two.
 //
 // An infinity counts as the largest finite number, so that the scale is one that readers can use. Where 448 / amax is
 // infinite, which 0 would turn into NaN, the largest finite number serves as well.
@@ -154,7 +152,7 @@ SK_INLINE void decode_row(E2m1, const uint8_t* q, int64_t n, float scale, T* x) 
 // --- quantisers
 
 // A row in groups with a scale each: codes to q, scales to scales[first_scale...]. Sixteen groups at a time: their
-// scales are one vector, and finding the maxima of some overlaps.
+// scales are one vector, and no group waits for the division of another.
 template <class Format, class T>
 static void quantize_row(const T* x, int64_t dim, int64_t group, float floor, uint8_t* q, void* scales, Dtype dtype,
                          int64_t first_scale) {

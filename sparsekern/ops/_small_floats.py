@@ -1,4 +1,4 @@
-"""What the references of the quantisers share: block maxima, scales, FP4 codes. Plain PyTorch, one step at a time."""
+"""What the references of the quantisers share: maxima of blocks, scales, FP4 codes. Plain PyTorch."""
 
 from __future__ import annotations
 
@@ -85,7 +85,9 @@ def scale_value(scale: Tensor) -> Tensor:
 
 def sample(shape: tuple[int, ...], rng: torch.Generator, dtype: torch.dtype) -> Tensor:
     """Normal rows of very different size; an occasional zero, infinity and NaN where there is room."""
-    x = torch.randn(shape, generator=rng) * torch.exp2(torch.randint(-40, 30, (*shape[:-1], 1), generator=rng))
+    x = torch.randn(shape, generator=rng) * torch.exp2(
+        torch.randint(-40, 30, (*shape[:-1], 1), generator=rng)
+    )
     if x.numel() > 64:
         flat = x.view(-1)
         for value in (0.0, -0.0, float("inf"), -float("inf"), float("nan"), 1e-42, -1e-40, 3.3e38):

@@ -22,11 +22,11 @@ def dequantize(
 ) -> Tensor:
     """Multiply every code's value by the scale of its block.
 
-    out[n, k] = value(q[n, k]) * scale[n / block[0], k / block[1]]
+        out[n, k] = value(q[n, k]) * scale[n / block[0], k / block[1]]
 
-    in float32, rounded once to `dtype`, which is bfloat16 or float32. A `q` of dtype uint8 is packed FP4, two codes a
-    byte, the earlier one in the lower half; its blocks count elements, (1, 32) as a rule. A UE8M0 scale byte b is
-    2^(b - 127), 0 is 0.0 and 255 infinity. NaN codes and NaN scales give NaN.
+    in float32, rounded once to `dtype`, which is bfloat16 or float32. A `q` of dtype uint8 is packed FP4, two
+    codes a byte, the earlier one in the lower half; its blocks count elements, (1, 32) as a rule. A UE8M0
+    scale byte b is 2^(b - 127), but 0 is 0.0 and 255 infinity. NaN codes and NaN scales give NaN.
     """
     result: Tensor = launch(OP, q, scale, block, dtype, out)
     return result
@@ -56,7 +56,12 @@ def inputs(dims: Dims, rng: torch.Generator) -> dict[str, Any]:
         scale = torch.randint(0, 240, shape, generator=rng, dtype=torch.uint8).view(torch.float8_e8m0fnu)
     else:
         scale = torch.rand(shape, generator=rng) * torch.exp2(torch.randint(-126, 100, shape, generator=rng))
-    return {"q": q, "scale": scale, "block": (rows, cols), "dtype": torch.float32 if dims.get("f32") else torch.bfloat16}
+    return {
+        "q": q,
+        "scale": scale,
+        "block": (rows, cols),
+        "dtype": torch.float32 if dims.get("f32") else torch.bfloat16,
+    }
 
 
 def _dims(e: int, n: int, k: int, rows: int = 1, cols: int = 128, **flags: int) -> Dims:
@@ -85,10 +90,16 @@ OP = Op(
         _dims(2, 0, 128),
         _dims(1, 3, 0),
     ),
-    bench_dims=(_dims(1, 4096, 7168), _dims(1, 4096, 7168, 128, 128), _dims(1, 2048, 7168, 1, 32, fp4=1, ue8m0=1)),
+    bench_dims=(
+        _dims(1, 4096, 7168),
+        _dims(1, 4096, 7168, 128, 128),
+        _dims(1, 2048, 7168, 1, 32, fp4=1, ue8m0=1),
+    ),
     spoil=lambda x: {**x, "scale": x["scale"].view(torch.uint8).flip(-1).view(x["scale"].dtype)},
     source="TileKernels 36d9e45 cast_back",
-    rows=(),
+    rows=("q", "scale"),
     flops=lambda d: 1.0 * d["E"] * d["N"] * d["K"],
-    bytes=lambda d: ((4.0 if d.get("f32") else 2.0) + (0.5 if d.get("fp4") else 1.0)) * d["E"] * d["N"] * d["K"],
+    bytes=lambda d: (
+        ((4.0 if d.get("f32") else 2.0) + (0.5 if d.get("fp4") else 1.0)) * d["E"] * d["N"] * d["K"]
+    ),
 )

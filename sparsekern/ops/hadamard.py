@@ -14,10 +14,10 @@ from sparsekern.schema import Arg, Dims, Op, Out
 def hadamard(x: Tensor, *, out: Tensor | None = None) -> Tensor:
     """Rotate each row by the normalised Hadamard matrix, in Sylvester's order.
 
-    out[r, :] = x[r, :] @ H_D / sqrt(D),  H_1 = [1],  H_2n = [[H_n, H_n], [H_n, -H_n]]
+        out[r, :] = x[r, :] @ H_D / sqrt(D),  H_1 = [1],  H_2n = [[H_n, H_n], [H_n, -H_n]]
 
-    D is a power of two. The rotation is its own inverse. Sums are in float32, in an order that D alone decides;
-    the result is rounded once.
+    D is a power of two. The rotation is its own inverse. Sums are in float32, in an order that D alone
+    decides; the result is rounded once.
     """
     result: Tensor = launch(OP, x, out)
     return result
@@ -28,7 +28,7 @@ def reference(x: Tensor) -> Tensor:
     h = torch.ones(1, 1, dtype=torch.float64)
     while h.shape[0] < x.shape[-1]:
         h = torch.cat((torch.cat((h, h), 1), torch.cat((h, -h), 1)))
-    return (x.double() @ h / x.shape[-1] ** 0.5).to(x.dtype)
+    return torch.matmul(x.double(), h).div(x.shape[-1] ** 0.5).to(x.dtype)
 
 
 def inputs(dims: Dims, rng: torch.Generator) -> dict[str, Any]:

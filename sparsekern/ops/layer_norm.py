@@ -12,11 +12,16 @@ from sparsekern.schema import Arg, Dims, Op, Out
 
 
 def layer_norm(
-    x: Tensor, weight: Tensor | None = None, bias: Tensor | None = None, *, eps: float, out: Tensor | None = None
+    x: Tensor,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    *,
+    eps: float,
+    out: Tensor | None = None,
 ) -> Tensor:
     """Shift each row to mean 0, divide it by its standard deviation, then scale and shift.
 
-    out[r, :] = (x[r, :] - mean) / sqrt(mean((x[r, :] - mean)^2) + eps) * weight + bias
+        out[r, :] = (x[r, :] - mean) / sqrt(mean((x[r, :] - mean)^2) + eps) * weight + bias
 
     Computed in float32, the mean first and then the deviations from it, and rounded once.
     """

@@ -8,7 +8,14 @@ import torch
 from torch import Tensor
 
 from sparsekern.backend import launch
-from sparsekern.ops._small_floats import block_amax, e2m1_codes, pack_nibbles, sample, scale_and_inverse, spread
+from sparsekern.ops._small_floats import (
+    block_amax,
+    e2m1_codes,
+    pack_nibbles,
+    sample,
+    scale_and_inverse,
+    spread,
+)
 from sparsekern.schema import Arg, Dims, Op, Out
 
 
@@ -21,15 +28,15 @@ def quantize_fp4(
 ) -> tuple[Tensor, Tensor]:
     """Quantise each group of `group_size` channels of each row to FP4, with one UE8M0 scale.
 
-    amax = max(max |x[r, group]|, amax_floor)
-    scale[r, g] = 2^ceil(log2(amax / 6)),  code[r, k] = e2m1(x[r, k] / scale),  x ~ value(code) * scale
+        amax = max(max |x[r, group]|, amax_floor)
+        scale[r, g] = 2^ceil(log2(amax / 6)),  code[r, k] = e2m1(x[r, k] / scale),  x ~ value(code) * scale
 
-    The power of two is found on the bits of amax / 6. Codes are rounded to nearest, ties to the even code; the sign
-    of zero is kept. They lie two in a byte, the earlier one in the lower half, so the last dimension and
-    `group_size` are even. The last group of a row may be shorter.
+    The power of two is found on the bits of amax / 6. Codes are rounded to nearest, ties to the even code;
+    the sign of zero is kept. They lie two in a byte, the earlier one in the lower half, so the last dimension
+    and `group_size` are even. The last group of a row may be shorter.
 
-    FP4 has no NaN: NaN becomes +6, as in hardware, and counts as nothing in amax. An infinity becomes +-6 and counts
-    as the largest finite number.
+    FP4 has no NaN: NaN becomes +6, as in hardware, and counts as nothing in amax. An infinity becomes +-6 and
+    counts as the largest finite number. With `amax_floor` 0 a group of zeros has scale byte 0.
     """
     result: tuple[Tensor, Tensor] = launch(OP, x, group_size, amax_floor, out)
     return result
@@ -44,7 +51,7 @@ def reference(x: Tensor, *, group_size: int = 32, amax_floor: float = 6 * 2**-12
 
 
 def inputs(dims: Dims, rng: torch.Generator) -> dict[str, Any]:
-    """Rows of very different size, with zeros, infinities and NaN; with `ties` half-way points between codes."""
+    """Rows of very different size, with zeros, infinities and NaN; with `ties` points between codes."""
     dtype = torch.float32 if dims.get("f32") else torch.bfloat16
     x = sample((dims["M"], dims["K"]), rng, dtype)
     if dims.get("ties"):

@@ -22,15 +22,16 @@ def quantize_fp8(
 ) -> tuple[Tensor, Tensor]:
     """Quantise each group of `group_size` channels of each row to FP8, with one scale.
 
-    amax = max(max |x[r, group]|, amax_floor)
-    q[r, k] = e4m3(x[r, k] * (448 / amax)),  scale[r, g] = amax / 448,  x ~ q * scale
+        amax = max(max |x[r, group]|, amax_floor)
+        q[r, k] = e4m3(x[r, k] * (448 / amax)),  scale[r, g] = amax / 448,  x ~ q * scale
 
-    The division is correctly rounded, codes are rounded to nearest even and saturate at 448. With "ue8m0" the scale
-    is the smallest power of two that is not below amax / 448, and x is multiplied by its exact inverse. The last
-    group of a row may be shorter.
+    The division is correctly rounded, codes are rounded to nearest even and saturate at 448. With "ue8m0" the
+    scale is the smallest power of two that is not below amax / 448, and x is multiplied by its exact inverse.
+    The last group of a row may be shorter.
 
-    NaN counts as nothing in amax and becomes the NaN code, with its sign; other codes are as without it. An infinity
-    becomes +-448 and counts as the largest finite number in amax. A group of zeros has scale amax_floor / 448.
+    NaN counts as nothing in amax and becomes the NaN code, with its sign; the other codes are as without it.
+    An infinity becomes +-448 and counts as the largest finite number in amax. A group of zeros has scale
+    amax_floor / 448.
     """
     result: tuple[Tensor, Tensor] = launch(OP, x, group_size, scale_format, amax_floor, out)
     return result
@@ -45,7 +46,7 @@ def reference(
 
 
 def inputs(dims: Dims, rng: torch.Generator) -> dict[str, Any]:
-    """Rows of very different size, with zeros, infinities and NaN; with `ties` half-way points between codes."""
+    """Rows of very different size, with zeros, infinities and NaN; with `ties` points between codes."""
     dtype = torch.float32 if dims.get("f32") else torch.bfloat16
     x = sample((dims["M"], dims["K"]), rng, dtype)
     if dims.get("ties"):  # odd multiples of half a step of 448's neighbourhood, and of the subnormals

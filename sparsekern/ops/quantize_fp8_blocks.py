@@ -22,18 +22,22 @@ def quantize_fp8_blocks(
 ) -> tuple[Tensor, Tensor]:
     """Quantise each block of a matrix to FP8, with one scale.
 
-    amax = max(max |w[block]|, amax_floor)
-    q[n, k] = e4m3(w[n, k] * (448 / amax)),  scale[block] = amax / 448,  w ~ q * scale
+        amax = max(max |w[block]|, amax_floor)
+        q[n, k] = e4m3(w[n, k] * (448 / amax)),  scale[block] = amax / 448,  w ~ q * scale
 
-    `block` is (rows, columns); the last blocks of a matrix may be smaller. Rounding, "ue8m0", NaN and infinities are
-    as in `quantize_fp8`.
+    `block` is (rows, columns); the last blocks of a matrix may be smaller. Rounding, "ue8m0", NaN and
+    infinities are as in `quantize_fp8`.
     """
     result: tuple[Tensor, Tensor] = launch(OP, w, block, scale_format, amax_floor, out)
     return result
 
 
 def reference(
-    w: Tensor, *, block: tuple[int, int] = (128, 128), scale_format: ScaleFormat = "fp32", amax_floor: float = 1e-4
+    w: Tensor,
+    *,
+    block: tuple[int, int] = (128, 128),
+    scale_format: ScaleFormat = "fp32",
+    amax_floor: float = 1e-4,
 ) -> tuple[Tensor, Tensor]:
     """The formula, block by block."""
     return quantise_e4m3(w, block, scale_format, amax_floor)

@@ -37,17 +37,18 @@ def route_topk(
 
     s = score(logits);  ids = the top_k largest of s + bias;  weights = s[ids] / (1e-20 + sum s[ids]) * scale
 
-    `sqrtsoftplus` is sqrt(ln(1 + e^z)), with z itself for the logarithm above 20. A softmax runs over all experts;
-    it selects by logit + bias rather than by probability + bias. The bias never enters the weights. Without
-    `renormalize` the scores are not divided by their sum; the sum runs in slot order.
+    `sqrtsoftplus` is sqrt(ln(1 + e^z)), above z = 20 sqrt(z). A softmax runs over all experts; it selects
+    by logit + bias rather than by probability + bias. The bias never enters the weights. The sum runs in
+    slot order; without `renormalize` nothing is divided by it.
 
-    With `n_group > topk_group` experts are consecutive groups, and only those of the topk_group best groups can be
-    chosen. A group is as good as the sum of its two best s + bias (groups of one: that one); a second best of -inf
-    counts there as the lowest finite number. At most 1024 experts and a top_k of 32.
+    With `n_group` > `topk_group` experts form groups of consecutive ones, and only those of the topk_group
+    best groups can be chosen. A group is as good as the sum of its two best s + bias (groups of one: that
+    one); a second best of -inf counts there as the lowest finite number. At most 1024 experts and a top_k
+    of 32.
 
-    Experts come in descending order, equal ones by ascending id; equal groups likewise. NaN selects like -inf and
-    weighs 0. An infinite logit scores like the largest finite one. So ids are always valid and distinct, and no
-    weight is NaN.
+    Experts come in descending order, equal ones by ascending id; of equal groups the first are kept. NaN
+    selects like -inf and weighs 0. An infinite logit scores like the largest finite one. So ids are always
+    valid and distinct, and no weight is NaN.
     """
     result: Routing = launch(OP, logits, bias, top_k, scoring, n_group, topk_group, renormalize, scale, out)
     return result
@@ -67,7 +68,7 @@ def weigh(chosen: Tensor, renormalize: bool, scale: float) -> Tensor:
     """Weights from the scores of the chosen experts."""
     w = chosen.nan_to_num(0.0)
     if renormalize:
-        total = torch.full_like(w[:, 0], 1e-20) if w.shape[1] else w.new_zeros(w.shape[0])
+        total = w.new_full((len(w),), 1e-20)
         for j in range(w.shape[1]):  # in slot order
             total = total + w[:, j]
         w = w / total[:, None]
@@ -92,13 +93,12 @@ def reference(
     choice = choice.masked_fill(choice.isnan(), -torch.inf)
     ids = torch.arange(choice.shape[1]).expand(choice.shape)
     if topk_group < n_group:
-        groups = choice.unflatten(1, (n_group, -1))
-        best = groups.sort(-1, descending=True).values[..., :2]
-        if best.shape[-1] == 2:
-            best[..., 1].clamp_(min=torch.finfo(torch.float32).min)
+        shape = (len(choice), n_group, choice.shape[1] // n_group)
+        best = choice.reshape(shape).sort(-1, descending=True).values[..., :2]
+        best[..., 1:].clamp_(min=torch.finfo(torch.float32).min)
         order = best.sum(-1).sort(dim=-1, descending=True, stable=True).indices
         kept = order[:, :topk_group].sort(-1).values  # ascending, so that equal experts stay so
-        ids = ids.unflatten(1, (n_group, -1)).gather(1, kept[..., None].expand(-1, -1, groups.shape[2])).flatten(1)
+        ids = ids.reshape(shape).gather(1, kept[..., None].expand(-1, -1, shape[2])).flatten(1)
         choice = choice.gather(1, ids)
     order = choice.sort(dim=-1, descending=True, stable=True).indices[:, :top_k]
     ids = ids.gather(1, order)
@@ -159,7 +159,7 @@ OP = Op(
         *({"T": t, "E": 256, "k": 8, "groups": 8, "kept": 4} for t in (1, 64, 4096)),
         *({"T": t, "E": 384, "k": 6, "scoring": 2} for t in (1, 64, 4096)),
     ),
-    spoil=lambda x: {**x, "bias": torch.arange(x["logits"].shape[1]) / 16.0},
+    spoil=lambda x: {**x, "bias": torch.arange(x["logits"].shape[1]) / 16.0, "scale": 2.0},
     source="TileKernels top2_sum_gate; arXiv 2412.19437, section 2.1.2",
     max_err=2**-19,
     rows=("logits",),

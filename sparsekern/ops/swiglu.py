@@ -12,14 +12,19 @@ from sparsekern.schema import Arg, Dims, Op, Out
 
 
 def swiglu(
-    gate_up: Tensor, *, limit: float | None = None, row_weight: Tensor | None = None, out: Tensor | None = None
+    gate_up: Tensor,
+    *,
+    limit: float | None = None,
+    row_weight: Tensor | None = None,
+    out: Tensor | None = None,
 ) -> Tensor:
     """Gate the second half of each row by the SiLU of the first.
 
-    out[r, i] = gate / (1 + exp(-gate)) * up * row_weight[r],  gate = gate_up[r, i],  up = gate_up[r, C/2 + i]
+        out[r, i] = gate / (1 + exp(-gate)) * up * row_weight[r]
+        gate = gate_up[r, i],  up = gate_up[r, C/2 + i]
 
-    Computed in float32 and rounded once. A `limit` bounds the gate above and `up` on both sides before that; NaN
-    passes. `row_weight` has one weight per row, in the shape of the leading dimensions.
+    Computed in float32 and rounded once. A `limit` bounds the gate above and `up` on both sides before that;
+    NaN passes. `row_weight` has one weight per row, in the shape of the leading dimensions.
     """
     result: Tensor = launch(OP, gate_up, row_weight, limit, out)
     return result
@@ -70,7 +75,11 @@ OP = Op(
         {"M": 0, "C": 64, "weights": 1},
         {"M": 3, "C": 0},
     ),
-    bench_dims=({"M": 1, "C": 4096}, {"M": 4096, "C": 4096, "limit": 10, "weights": 1}, {"M": 4096, "C": 6144}),
+    bench_dims=(
+        {"M": 1, "C": 4096},
+        {"M": 4096, "C": 4096, "limit": 10, "weights": 1},
+        {"M": 4096, "C": 6144},
+    ),
     spoil=lambda x: {**x, "gate_up": x["gate_up"].flip(-1) + 1},
     source="TileKernels 36d9e45 swiglu_forward; arXiv 2002.05202",
     max_err=2**-8,

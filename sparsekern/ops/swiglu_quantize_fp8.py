@@ -25,12 +25,14 @@ def swiglu_quantize_fp8(
 ) -> tuple[Tensor, Tensor]:
     """`swiglu`, then `quantize_fp8`, in one pass.
 
-    y = gate / (1 + exp(-gate)) * up * row_weight
-    amax = max(max |y[r, group]|, amax_floor),  q = e4m3(y * (448 / amax)),  scale = amax / 448
+        y = gate / (1 + exp(-gate)) * up * row_weight
+        amax = max(max |y[r, group]|, amax_floor),  q = e4m3(y * (448 / amax)),  scale = amax / 448
 
     y stays in float32: it is rounded to FP8 only.
     """
-    result: tuple[Tensor, Tensor] = launch(OP, gate_up, row_weight, limit, group_size, scale_format, amax_floor, out)
+    result: tuple[Tensor, Tensor] = launch(
+        OP, gate_up, row_weight, limit, group_size, scale_format, amax_floor, out
+    )
     return result
 
 

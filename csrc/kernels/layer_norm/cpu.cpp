@@ -9,13 +9,13 @@ using namespace sk::simd::SK_ISA;
 template <class T, class W, class B>
 static void normalise(const T* x, int64_t dim, float eps, const W* weight, const B* bias, T* y) {
   const float size = static_cast<float>(dim);
-  const F32 mean = splat(
-      sum_over(dim, [&](F32 total, int64_t i, auto n) { return add(total, load(x + i, n)); }) / size);
-  const float variance = sum_over(dim, [&](F32 total, int64_t i, auto n) {
+  const float total = sum_over(dim, [&](F32 acc, int64_t i, auto n) { return add(acc, load(x + i, n)); });
+  const F32 mean = splat(total / size);
+  const float squares = sum_over(dim, [&](F32 acc, int64_t i, auto n) {
     const F32 d = keep(sub(load(x + i, n), mean), n);
-    return fma(d, d, total);
-  }) / size;
-  const F32 scale = splat(1.0f / __builtin_sqrtf(variance + eps));
+    return fma(d, d, acc);
+  });
+  const F32 scale = splat(1.0f / __builtin_sqrtf(squares / size + eps));
   map_row(x, y, dim, [&](int64_t i, auto n) {
     F32 v = mul(sub(load(x + i, n), mean), scale);
     if (weight != nullptr) v = mul(v, load(weight + i, n));

@@ -12,8 +12,8 @@ void run(const Args& a) {
     using T = decltype(type);
     parallel_rows(a.rows, a.dim * (size_of(a.dtype) + 1), [&](int64_t first_row, int64_t last_row) {
       for (int64_t r = first_row; r < last_row; ++r)
-        quantize_row<E4m3>(static_cast<const T*>(a.x.data) + r * a.x.stride, a.dim, a.group, a.floor,
-                           a.q + r * a.dim, a.scale, a.scale_dtype, r * groups);
+        quantize_row<E4m3>(static_cast<const T*>(a.x.data) + r * a.x.stride, a.dim, a.group, a.floor, a.q + r * a.dim,
+                           a.scale, a.scale_dtype, r * groups);
     });
   });
 }

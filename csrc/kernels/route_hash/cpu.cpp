@@ -19,7 +19,8 @@ static void weigh_row(const Args& a, int64_t row) {
   alignas(64) T chosen[moe::kMaxTopK];
   alignas(64) float scores[moe::kMaxTopK];
   for (int64_t i = 0; i < a.top_k; ++i) chosen[i] = z[ids[i]];
-  for (int64_t i = 0; i < a.top_k; i += kLanes) store(scores + i, score<kScoring>(load(chosen + i, a.top_k - i), top));
+  for (int64_t i = 0; i < a.top_k; i += kLanes)
+    store(scores + i, score<kScoring>(load(chosen + i, a.top_k - i), top));
   weigh(scores, a.top_k, total, a.weighing, a.weights + row * a.top_k);
 }
 
