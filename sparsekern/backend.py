@@ -1,8 +1,8 @@
 """The way from a public function to the kernel that runs.
 
-`launch(OP, ...)` is all that an op's function does: under a tracer it goes through `torch.ops.sparsekern`, else
-straight to the compiled function of the op. That one checks the call against the op's record and, where it refuses,
-comes back to `explain`, which raises the error that says why.
+`launch(OP, ...)` is all that an op's function does: under a tracer it goes through `torch.ops.sparsekern`,
+else straight to the compiled function of the op. That one checks the call against the op's record and, where
+it refuses, comes back to `explain`, which raises the error that says why.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 from torch.compiler import is_compiling
+from torch.utils.dlpack import from_dlpack
 
 from sparsekern import _C
 from sparsekern.schema import DTYPES, DtypeError, Op, Option, ShapeError, UnsupportedError, as_tuple
@@ -73,7 +74,9 @@ def explain(name: str, values: tuple[Any, ...], reason: str) -> Any:
         return _through_torch(op, (*tensors.values(), *options.values(), out))
     dims = op.bind(tensors, options)
     if real[0].device.type != "cpu":
-        raise UnsupportedError(f"{name}: no implementation for {real[0].device}; this build has CPU kernels only")
+        raise UnsupportedError(
+            f"{name}: no implementation for {real[0].device}; this build has CPU kernels only"
+        )
     if out is not None:
         _check_out(op, tensors, options, dims, out)
     for label, t in tensors.items():
@@ -94,7 +97,8 @@ def check_gradients(op: Op, values: Sequence[Any]) -> None:
     for label, t in zip(labels, values, strict=False):
         if isinstance(t, Tensor) and _wants_gradients(t):
             raise RuntimeError(
-                f"{op.name}: {label} requires grad, and the op has no backward; detach it or use torch.no_grad()"
+                f"{op.name}: {label} requires grad, and the op has no backward; "
+                "detach it or use torch.no_grad()"
             )
 
 
@@ -129,7 +133,7 @@ def _as_tensor(op: Op, name: str, value: Any) -> Tensor | None:
     if isinstance(value, Tensor):
         return value
     if hasattr(value, "__dlpack__"):
-        return torch.from_dlpack(value)
+        return from_dlpack(value)
     raise DtypeError(f"{op.name}: {name} is {type(value).__name__}, expected a tensor")
 
 
@@ -143,14 +147,19 @@ def _checked_option(op: Op, o: Option, value: Any) -> Any:
         "bool": (isinstance(value, bool), "a bool"),
         "enum": (value in o.choices, " or ".join(map(repr, o.choices))),
         "dtype": (isinstance(value, torch.dtype), "a torch.dtype"),
-        "ints": (isinstance(value, (tuple, list)) and [*map(type, value)] == [int] * o.length, f"{o.length} ints"),
+        "ints": (
+            isinstance(value, (tuple, list)) and [*map(type, value)] == [int] * o.length,
+            f"{o.length} ints",
+        ),
     }[o.kind]
     if not good:
         kind = ShapeError if o.kind == "enum" and isinstance(value, str) else DtypeError
         raise kind(f"{op.name}: {o.name} is {value!r}, expected {wanted}")
     if o.kind == "dtype" and value not in DTYPES.values():
         raise DtypeError(f"{op.name}: {o.name} is {value}, which is not a result dtype")
-    if (o.kind == "int" and abs(value) >= 2**63) or (o.kind == "ints" and any(abs(v) >= 2**63 for v in value)):
+    if (o.kind == "int" and abs(value) >= 2**63) or (
+        o.kind == "ints" and any(abs(v) >= 2**63 for v in value)
+    ):
         raise ShapeError(f"{op.name}: {o.name} is {value}, expected a 64-bit integer")
     if o.kind == "ints" and o not in op.hidden and min(value) < 1:
         raise ShapeError(f"{op.name}: {o.name} is {value}, expected at least 1")
@@ -158,7 +167,11 @@ def _checked_option(op: Op, o: Option, value: Any) -> Any:
 
 
 def _check_out(
-    op: Op, tensors: Mapping[str, Tensor | None], options: Mapping[str, Any], dims: Mapping[str, Any], out: Any
+    op: Op,
+    tensors: Mapping[str, Tensor | None],
+    options: Mapping[str, Any],
+    dims: Mapping[str, Any],
+    out: Any,
 ) -> None:
     """Say why `out` cannot take the results.
 
@@ -166,7 +179,9 @@ def _check_out(
         ShapeError, DtypeError: it has another count, type, shape or layout, or overlaps an input.
     """
     if not isinstance(out, tuple) and len(op.outs) > 1:
-        raise DtypeError(f"{op.name}: out is {type(out).__name__}, expected a tuple of {len(op.outs)} tensors")
+        raise DtypeError(
+            f"{op.name}: out is {type(out).__name__}, expected a tuple of {len(op.outs)} tensors"
+        )
     given = as_tuple(out)
     if len(given) != len(op.outs):
         raise ShapeError(f"{op.name}: out has {len(given)} tensors, expected {len(op.outs)}")
@@ -189,7 +204,9 @@ def _check_out(
         if t.dtype != dtype:
             raise DtypeError(f"{op.name}: {label} is {t.dtype}, expected {dtype}")
         if tuple(t.shape) != shape:
-            raise ShapeError(f"{op.name}: {label} has shape {tuple(t.shape)}, expected {result.shape} = {shape}")
+            raise ShapeError(
+                f"{op.name}: {label} has shape {tuple(t.shape)}, expected {result.shape} = {shape}"
+            )
         if t.device.type != "cpu":
             raise ShapeError(f"{op.name}: {label} is on {t.device}, expected cpu")
         if not t.is_contiguous():
@@ -197,7 +214,7 @@ def _check_out(
     raise ShapeError(f"{op.name}: out has another size than the result, or overlaps an input or another out")
 
 
-# --- counting calls ---------------------------------------------------------------------------------------------
+# --- counting calls --------------------------------------------------------------------------------
 
 
 class Calls(dict[str, Counter[str]]):

@@ -1,4 +1,4 @@
-"""The ops, in the order of the documentation. Tests, benchmarks, the tuner and the documentation read this list."""
+"""The ops, in the order of the documentation. Tests, benchmarks and the documentation read this list."""
 
 from __future__ import annotations
 

@@ -43,7 +43,9 @@ class Config:
     @isa.setter
     def isa(self, highest: str | None) -> None:
         if highest is not None and highest not in ISAS:
-            raise ValueError(f"config.isa is {highest!r}, expected one of {', '.join(ISAS)}, or None for the best")
+            raise ValueError(
+                f"config.isa is {highest!r}, expected one of {', '.join(ISAS)}, or None for the best"
+            )
         _C.cap_isa(len(ISAS) - 1 if highest is None else ISAS.index(highest))
 
     @property
@@ -55,7 +57,11 @@ class Config:
     def cache_dir(self) -> Path:
         """The only folder the library ever writes to on its own (tuning records)."""
         base = os.environ.get("SPARSEKERN_CACHE_DIR")
-        return Path(base) if base else Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "sparsekern"
+        return (
+            Path(base)
+            if base
+            else Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "sparsekern"
+        )
 
     @contextlib.contextmanager
     def using(self, **settings: Any) -> Iterator[None]:

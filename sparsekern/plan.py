@@ -20,8 +20,8 @@ class Support(NamedTuple):
 def support(op: str, device: str | torch.device = "cpu", **shape: int) -> Support:
     """Tell which implementation of an op would run on a device, or why none can. Never raises.
 
-    `shape` names sizes as the op's record does (`support("gemm", M=1, N=2048, K=7168)`); today no CPU kernel has a
-    limit that depends on them.
+    `shape` names sizes as the op's record does (`support("gemm", M=1, N=2048, K=7168)`); today no CPU
+    kernel has a limit that depends on them.
     """
     if not isinstance(op, str) or op not in catalogue.OPS:
         return Support(False, f"no op is called {op!r}; sparsekern.ops() lists them", "")

@@ -1,14 +1,15 @@
 """What an op is. Data only: nothing here runs a kernel.
 
-An op file hands `Op` its public function, its tensor arguments and its results; names, options and defaults are
-read from the function's signature. `_C` gets the same record once, at import, and checks every call against it;
-`Op.bind` repeats the check in Python when a call was refused, to say what is wrong.
+An op file hands `Op` its public function, its tensor arguments and its results; names, options and defaults
+are read from the function's signature. `_C` gets the same record once, at import, and checks every call
+against it; `Op.bind` repeats the check in Python when a call was refused, to say what is wrong.
 """
 
 from __future__ import annotations
 
 import ast
 import inspect
+import itertools
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -20,7 +21,7 @@ from torch import Tensor
 
 Dims = Mapping[str, int]
 
-# Names of dtypes in schemas. A code is the dtype's position: `csrc/core/types.h` lists them in the same order.
+# Names of dtypes in schemas. A dtype's code is its position; `csrc/core/types.h` has the same order.
 DTYPES: dict[str, torch.dtype] = {
     "f32": torch.float32,
     "bf16": torch.bfloat16,
@@ -59,7 +60,7 @@ class UnsupportedError(RuntimeError):
     """No implementation of the op can run here."""
 
 
-# --- shapes -----------------------------------------------------------------------------------------------------
+# --- shapes ------------------------------------------------------------------------------------------------
 
 _OPERATORS = {ast.Add: "+", ast.Sub: "-", ast.Mult: "*", ast.Div: "/"}
 Rpn = tuple[str | int, ...]  # reverse polish: symbols, integers, operators; "/" rounds up
@@ -87,7 +88,9 @@ def evaluate(rpn: Rpn, dims: Mapping[str, Any]) -> Any:
     for item in rpn:
         if isinstance(item, str) and item in "+-*/":
             b, a = stack.pop(), stack.pop()
-            stack.append(a + b if item == "+" else a - b if item == "-" else a * b if item == "*" else -(-a // b))
+            stack.append(
+                a + b if item == "+" else a - b if item == "-" else a * b if item == "*" else -(-a // b)
+            )
         else:
             stack.append(dims[item] if isinstance(item, str) else item)
     return stack[0]
@@ -118,15 +121,16 @@ class Shape:
         return "(" + ", ".join(self.text.split()) + ")"
 
 
-# --- the record -------------------------------------------------------------------------------------------------
+# --- the record --------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class Arg:
     """A tensor argument.
 
-    `shape` may offer a second form of another rank: "E N K | bytes". `dtypes` names what is taken ("f32 bf16").
-    `layout` is "rows" (unit stride in the last dimension, one stride for all rows) or "dense" (contiguous).
+    `shape` may offer a second form of another rank: "E N K | bytes". `dtypes` names what is taken ("f32
+    bf16"). `layout` is "rows" (unit stride in the last dimension, one stride for all rows) or "dense"
+    (contiguous).
     """
 
     name: str
@@ -137,20 +141,23 @@ class Arg:
 
     @property
     def packed(self) -> bool:
+        """Whether it may be FP4, two values a byte."""
         return "fp4" in self.dtypes.split()
 
     @property
     def forms(self) -> tuple[Shape, ...]:
+        """The shapes it may have, told apart by rank."""
         return tuple(map(Shape, self.shape.split("|")))
 
     def accepts(self) -> list[str]:
+        """The dtypes it is taken in, by name."""
         stored = [STORED_AS.get(d, d) for d in self.dtypes.split()]
         return list(dict.fromkeys(stored + [also for d in stored for also in ALSO_TAKES.get(d, ())]))
 
 
 @dataclass(frozen=True, slots=True)
 class Out:
-    """A result. `dtype` names a dtype, an argument or an option; of several words the first that is set counts."""
+    """A result. `dtype` names a dtype, an argument or an option; of several, the first that is set."""
 
     name: str
     shape: str
@@ -197,7 +204,9 @@ class Op:
     result: type | None = None  # the NamedTuple of several results
     flops: Callable[[Dims], float] = lambda d: 0.0
     bytes: Callable[[Dims], float] = lambda d: 0.0
-    dynamic: Mapping[str, str] = field(default_factory=dict)  # size known only from values -> option that fixes it, or ""
+    dynamic: Mapping[str, str] = field(
+        default_factory=dict
+    )  # size known only from values -> option that fixes it, or ""
     hidden: tuple[Option, ...] = ()  # options that `fn` finds out by itself
 
     name: str = field(init=False)
@@ -206,7 +215,9 @@ class Op:
     forms: Mapping[str, tuple[Shape, ...]] = field(init=False)
 
     def __post_init__(self) -> None:
-        set_ = lambda name, value: object.__setattr__(self, name, value)  # noqa: E731
+        def set_(name: str, value: object) -> None:  # the way to fill in a frozen record
+            object.__setattr__(self, name, value)
+
         parameters = inspect.signature(self.fn).parameters
         hints = typing.get_type_hints(self.fn)
         names = [a.name for a in self.args]
@@ -214,7 +225,10 @@ class Op:
         set_("optional", frozenset(n for n in names if n not in parameters or parameters[n].default is None))
         shown = [p for p in parameters.values() if p.name not in (*names, "out", "workspace")]
         set_("options", (*(_option(p, hints[p.name]) for p in shown), *self.hidden))
-        set_("forms", {**{a.name: a.forms for a in self.args}, **{o.name: (Shape(o.shape),) for o in self.outs}})
+        set_(
+            "forms",
+            {**{a.name: a.forms for a in self.args}, **{o.name: (Shape(o.shape),) for o in self.outs}},
+        )
 
     # -- checking in Python: the readable twin of `csrc/bindings/call.cpp` --
 
@@ -231,7 +245,7 @@ class Op:
                 value = options[o.name]
                 dims.update(zip(o.symbols, (value,) if o.kind == "int" else value, strict=True))
         for term in (t for forms in self.forms.values() for shape in forms for t in shape.terms):
-            for symbol, operator in zip(term, term[1:], strict=False):
+            for symbol, operator in itertools.pairwise(term):
                 if operator == "/" and isinstance(symbol, str) and dims.get(symbol, 1) < 1:
                     raise ShapeError(f"{self.name}: {symbol} is {dims[symbol]}, expected at least 1")
         for symbol, option in self.dynamic.items():
@@ -259,13 +273,17 @@ class Op:
             return
         hint = "; convert it to bfloat16 or float32" if t.dtype is torch.float16 else ""
         takes = " or ".join(a.dtypes.split())
-        raise DtypeError(f"{self.name}: {a.name} is {str(t.dtype).removeprefix('torch.')}, expected {takes}{hint}")
+        raise DtypeError(
+            f"{self.name}: {a.name} is {str(t.dtype).removeprefix('torch.')}, expected {takes}{hint}"
+        )
 
     def _form(self, a: Arg, t: Tensor) -> tuple[Shape, tuple[Any, ...], int]:
-        """The form that fits the rank, the sizes in elements (bytes of FP4 hold two), the leading dimensions."""
+        """Find the form that fits the rank; the sizes in elements, and how many dimensions lead."""
         sizes = tuple(t.shape)
         if len(sizes) > MAX_RANK:
-            raise ShapeError(f"{self.name}: {a.name} has {len(sizes)} dimensions, expected at most {MAX_RANK}")
+            raise ShapeError(
+                f"{self.name}: {a.name} has {len(sizes)} dimensions, expected at most {MAX_RANK}"
+            )
         for shape in self.forms[a.name]:
             lead = len(sizes) - len(shape.terms)
             if lead == 0 or (lead > 0 and shape.batched):
@@ -290,22 +308,32 @@ class Op:
                 g = block_size(evaluate(term[:-2], dims), size)
                 if g is not None:
                     dims[unknown], origin[unknown] = g, f"{a.name}'s blocks"
-        want = (*(dims["..."] if shape.batched else ()), *(evaluate(term, _Known(dims)) for term in shape.terms))
+        want = (
+            *(dims["..."] if shape.batched else ()),
+            *(evaluate(term, _Known(dims)) for term in shape.terms),
+        )
         if sizes != want:
-            used = [s for s in origin if any(s in term for term in shape.terms) or (s == "..." and shape.batched)]
+            used = [
+                s for s in origin if any(s in term for term in shape.terms) or (s == "..." and shape.batched)
+            ]
             why = ", ".join(f"{s}={dims[s]} from {origin[s]}" for s in used)
             raise ShapeError(
-                f"{self.name}: {a.name} has shape {tuple(t.shape)}, expected {shape} = {want}" + f"  [{why}]" * bool(why)
+                f"{self.name}: {a.name} has shape {tuple(t.shape)}, expected {shape} = {want}"
+                + f"  [{why}]" * bool(why)
             )
 
     def _check_layout(self, a: Arg, t: Tensor) -> None:
         if a.layout == "dense" or t.dim() == 0 or t.numel() == 0:
             good, what = t.is_contiguous() or t.numel() == 0, "contiguous"
         else:
-            good, what = is_rows(t.shape, t.stride()), "unit stride in the last dimension and evenly spaced rows"
+            good, what = (
+                is_rows(t.shape, t.stride()),
+                "unit stride in the last dimension and evenly spaced rows",
+            )
         if not good:
             raise ShapeError(
-                f"{self.name}: {a.name} has strides {tuple(t.stride())}, expected {what}; call {a.name}.contiguous()"
+                f"{self.name}: {a.name} has strides {tuple(t.stride())}, expected {what}; "
+                f"call {a.name}.contiguous()"
             )
 
     def result_specs(
@@ -352,7 +380,8 @@ class Op:
 
         def term(rpn: Rpn) -> list[tuple[int, int]]:
             return [
-                (0, x) if isinstance(x, int) else (codes[x], 0) if x in codes else (1, symbols.index(x)) for x in rpn
+                (0, x) if isinstance(x, int) else (codes[x], 0) if x in codes else (1, symbols.index(x))
+                for x in rpn
             ]
 
         def shape(form: Shape) -> tuple[bool, list[list[tuple[int, int]]]]:
@@ -380,7 +409,8 @@ class Op:
                 for a in self.args
             ],
             [
-                (o.name, o.kind, o.nullable, list(o.choices), choice_codes(o), [symbols.index(s) for s in o.symbols],
+                (o.name, o.kind, o.nullable, list(o.choices), choice_codes(o),
+                [symbols.index(s) for s in o.symbols],
                  o not in self.hidden)
                 for o in self.options
             ],
@@ -401,7 +431,7 @@ def is_rows(shape: Sequence[int], stride: Sequence[int]) -> bool:
     if shape[-1] > 1 and stride[-1] != 1:
         return False
     leading = [(n, s) for n, s in zip(shape[:-1], stride[:-1], strict=True) if n > 1]
-    return all(s == inner * n for (_, s), (n, inner) in zip(leading, leading[1:], strict=False))
+    return all(s == inner * n for (_, s), (n, inner) in itertools.pairwise(leading))
 
 
 def _option(p: inspect.Parameter, hint: Any) -> Option:

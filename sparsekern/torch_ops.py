@@ -21,7 +21,8 @@ _TYPES = {"int": "SymInt", "float": "float", "bool": "bool", "enum": "str", "dty
 def register(op: Op) -> None:
     """Register one op and its out variant."""
     arguments = ", ".join(
-        [f"Tensor{'?' if a.name in op.optional else ''} {a.name}" for a in op.args] + [_option(o) for o in op.options]
+        [f"Tensor{'?' if a.name in op.optional else ''} {a.name}" for a in op.args]
+        + [_option(o) for o in op.options]
     )
     results = "Tensor" if len(op.outs) == 1 else "(" + ", ".join("Tensor" for _ in op.outs) + ")"
     into = ", ".join(f"Tensor({chr(97 + i)}!) out_{o.name}" for i, o in enumerate(op.outs))
@@ -52,7 +53,9 @@ def register(op: Op) -> None:
         tensors, options, dims = bound(values)
         device = values[0].device
         made = tuple(
-            torch.empty((0,) if spec is None else spec[0], dtype=None if spec is None else spec[1], device=device)
+            torch.empty(
+                (0,) if spec is None else spec[0], dtype=None if spec is None else spec[1], device=device
+            )
             for spec in op.result_specs(tensors, options, dims)
         )
         return made[0] if len(made) == 1 else made
@@ -77,5 +80,3 @@ class _Sizes(dict[str, Any]):
 def _option(o: Option) -> str:
     kind = f"SymInt[{o.length}]" if o.kind == "ints" else _TYPES[o.kind]
     return f"{kind}{'?' if o.nullable else ''} {o.name}"
-
-

@@ -16,7 +16,7 @@ SIZES = ("N", "K", "b_format", "b_block_0", "b_block_1")
 
 
 class PackedWeights(NamedTuple):
-    """Weights in the layout that this library's kernels stream, taken by every GEMM in place of `(b, b_scale)`.
+    """Weights as this library's kernels stream them, taken by every GEMM in place of `(b, b_scale)`.
 
     The layout is the same on every machine: panels of 64 columns, FP8 and FP4 as they are (csrc/gemm/gemm.h).
     """
@@ -94,7 +94,9 @@ def dequantised(b: Tensor, scale: Tensor | None, block: tuple[int, int] | None =
 
 
 def _fp4_values(packed: Tensor) -> Tensor:
-    table = torch.tensor([0, 0.5, 1, 1.5, 2, 3, 4, 6, -0.0, -0.5, -1, -1.5, -2, -3, -4, -6], dtype=torch.float64)
+    table = torch.tensor(
+        [0, 0.5, 1, 1.5, 2, 3, 4, 6, -0.0, -0.5, -1, -1.5, -2, -3, -4, -6], dtype=torch.float64
+    )
     return table[torch.stack([packed & 15, packed >> 4], -1).flatten(-2).long()]
 
 
@@ -104,7 +106,12 @@ def _power_of_two(scale: Tensor) -> Tensor:
 
 
 def random_weights(
-    n: int, k: int, kind: str, rng: torch.Generator, experts: int | None = None, block: tuple[int, int] | None = None
+    n: int,
+    k: int,
+    kind: str,
+    rng: torch.Generator,
+    experts: int | None = None,
+    block: tuple[int, int] | None = None,
 ) -> dict[str, Any]:
     """Weights of a kind for tests and benchmarks: `b`, and `b_scale` where the kind has scales."""
     lead = () if experts is None else (experts,)
@@ -114,7 +121,10 @@ def random_weights(
     blocks = (*lead, -(-n // bn), -(-k // bk))
     if kind == "fp4":
         scale = torch.randint(118, 130, blocks, generator=rng, dtype=torch.uint8).view(torch.float8_e8m0fnu)
-        return {"b": torch.randint(0, 256, (*lead, n, k // 2), generator=rng, dtype=torch.uint8), "b_scale": scale}
+        return {
+            "b": torch.randint(0, 256, (*lead, n, k // 2), generator=rng, dtype=torch.uint8),
+            "b_scale": scale,
+        }
     scale = torch.rand(blocks, generator=rng) + 0.5
     return {"b": torch.randn(*lead, n, k, generator=rng).to(torch.float8_e4m3fn), "b_scale": scale}
 

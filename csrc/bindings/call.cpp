@@ -311,7 +311,8 @@ py::object Call::result() {
   if (schema_.result.is_none()) return all;
   // A NamedTuple is a tuple: made without its slow Python-level constructor.
   const py::tuple arguments = py::make_tuple(all);
-  PyObject* named = PyTuple_Type.tp_new(reinterpret_cast<PyTypeObject*>(schema_.result.ptr()), arguments.ptr(), nullptr);
+  PyObject* named =
+      PyTuple_Type.tp_new(reinterpret_cast<PyTypeObject*>(schema_.result.ptr()), arguments.ptr(), nullptr);
   if (named == nullptr) throw py::error_already_set();
   return py::reinterpret_steal<py::object>(named);
 }

@@ -16,10 +16,13 @@ using gemm_groups::Group;
 // What all GEMMs check and read alike; the groups come from the caller.
 gemm_groups::Args read_gemm(Call& c, int a, int b, int a_scale, int b_scale, int a_block, int packed) {
   const TensorView& x = c.arg(a);
-  const gemm::Weights w = read_weights(c, b, b_scale, packed, "b", c.size("N"), c.size("K"), "b_block_0", "b_block_1");
-  if (w.format == gemm::Format::f32 && x.dtype != Dtype::f32) fail("b is float32, expected bfloat16, e4m3 or FP4 unless a is float32");
+  const gemm::Weights w =
+      read_weights(c, b, b_scale, packed, "b", c.size("N"), c.size("K"), "b_block_0", "b_block_1");
+  if (w.format == gemm::Format::f32 && x.dtype != Dtype::f32)
+    fail("b is float32, expected bfloat16, e4m3 or FP4 unless a is float32");
   if (c.option(a_block).present && c.option(a_block).integers[0] != 1)
-    fail("a_block is (", c.option(a_block).integers[0], ", ...), expected (1, ...): activations are scaled row by row");
+    fail("a_block is (", c.option(a_block).integers[0],
+         ", ...), expected (1, ...): activations are scaled row by row");
   if (x.dtype != Dtype::e4m3 && c.arg(a_scale).present()) fail("a_scale is given, but a is not e4m3");
   return {.weights = w,
           .a = x.as_rows<const void>(),
@@ -81,7 +84,8 @@ void grouped_gemm(Call& c) {
   args.group_count = experts;
   c.make_outputs();
   const int64_t row = c.out(0).last() * size_of(c.out(0).dtype), used = offsets[experts];
-  if (used < args.rows) __builtin_memset(c.out(0).as<char>() + used * row, 0, static_cast<size_t>((args.rows - used) * row));
+  if (used < args.rows)
+    __builtin_memset(c.out(0).as<char>() + used * row, 0, static_cast<size_t>((args.rows - used) * row));
   launch(c, args);
 }
 
@@ -103,7 +107,8 @@ void grouped_gemm_masked(Call& c) {
   c.make_outputs();
   const int64_t row = c.out(0).last() * size_of(c.out(0).dtype);
   for (int64_t e = 0; e < experts && !c.out_given(); ++e)
-    __builtin_memset(c.out(0).as<char>() + (e * most + rows[e]) * row, 0, static_cast<size_t>((most - rows[e]) * row));
+    __builtin_memset(c.out(0).as<char>() + (e * most + rows[e]) * row, 0,
+                     static_cast<size_t>((most - rows[e]) * row));
   launch(c, args);
 }
 
@@ -113,11 +118,13 @@ void fused_moe(Call& c) {
   if (c.option(kOutDtype).present) check_out_dtype(c, kOutDtype);
   const TensorView& x = c.arg(kX);
   const int64_t hidden = c.size("H"), inter = c.size("I"), experts = c.size("E");
-  const auto w13 = read_weights(c, kW13, kW13Scale, kPacked13, "w13", 2 * inter, hidden, "w13_block_0", "w13_block_1");
+  const auto w13 =
+      read_weights(c, kW13, kW13Scale, kPacked13, "w13", 2 * inter, hidden, "w13_block_0", "w13_block_1");
   const auto w2 = read_weights(c, kW2, kW2Scale, kPacked2, "w2", hidden, inter, "w2_block_0", "w2_block_1");
   for (const int option : {kPacked13, kPacked2})
     if (c.option(option).present && c.option(option).integers[0] != experts)
-      fail(option == kPacked2 ? "w2" : "w13", " holds ", c.option(option).integers[0], " experts, expected ", experts);
+      fail(option == kPacked2 ? "w2" : "w13", " holds ", c.option(option).integers[0], " experts, expected ",
+           experts);
   if (x.dtype != Dtype::f32 && (w13.format == gemm::Format::f32 || w2.format == gemm::Format::f32))
     fail("w13 or w2 is float32, expected bfloat16, e4m3 or FP4 unless x is float32");
   const OptionValue& limit = c.option(kLimit);
@@ -149,14 +156,17 @@ void pack_weights(Call& c) {
   c.set_size("bytes", experts * w.packed_bytes());
   c.set_size("scales", w.scale != nullptr ? experts * w.packed_scales() : 0);
   c.make_outputs();
-  c.run(pack_weights::kVariants,
-        {.weights = w, .experts = experts, .panels = c.out(0).as<uint8_t>(), .scale = w.scale != nullptr ? c.out(1).data : nullptr});
+  c.run(pack_weights::kVariants, {.weights = w,
+                                  .experts = experts,
+                                  .panels = c.out(0).as<uint8_t>(),
+                                  .scale = w.scale != nullptr ? c.out(1).data : nullptr});
 }
 
 void unpack_weights(Call& c) {
   enum { kB, kBScale };
   enum { kPacked };
-  const gemm::Weights w = read_weights(c, kB, kBScale, kPacked, "b", c.size("N"), c.size("K"), "b_block_0", "b_block_1");
+  const gemm::Weights w =
+      read_weights(c, kB, kBScale, kPacked, "b", c.size("N"), c.size("K"), "b_block_0", "b_block_1");
   const int64_t experts = max(c.size("E"), 1), row_bytes = gemm::bytes_of(w.format, w.k);
   c.set_size("bytes", experts * w.n * row_bytes);
   c.set_size("scales", w.scale != nullptr ? experts * ceil_div(w.n, w.block_n) * w.segments().count() : 0);
@@ -173,7 +183,8 @@ constexpr Binding kBindings[] = {
     {"grouped_gemm", "a b expert_offsets a_scale b_scale a_block b_block out_dtype packed", &grouped_gemm},
     {"grouped_gemm_masked", "a b rows a_scale b_scale a_block b_block out_dtype packed", &grouped_gemm_masked},
     {"fused_moe",
-     "x w13 w2 weights ids w13_scale w2_scale w13_block w2_block activation limit quantize_activations weight_on out_dtype "
+     "x w13 w2 weights ids w13_scale w2_scale w13_block w2_block activation limit quantize_activations weight_on "
+     "out_dtype "
      "packed13 packed2",
      &fused_moe},
     {"pack_weights", "b b_scale block", &pack_weights},

@@ -16,9 +16,7 @@ namespace sk {
 namespace {
 
 // Python objects that live as long as the interpreter.
-struct Hooks {
-  py::handle explain, shape_error, trace;
-} hooks;
+struct Hooks { py::handle explain, shape_error, trace; } hooks;
 
 struct Kernel {
   Schema schema;
@@ -69,9 +67,11 @@ void check_names(const Schema& schema, const Binding& binding) {
   std::string names;
   for (const ArgSpec& a : schema.args) names += a.name + " ";
   for (const OptionSpec& o : schema.options) names += o.name + " ";
-  if (!Call::can_hold(schema)) throw std::logic_error(schema.name + ": more arguments, options or sizes than Call holds");
+  if (!Call::can_hold(schema))
+    throw std::logic_error(schema.name + ": more arguments, options or sizes than Call holds");
   if (names != std::string(binding.arguments) + " ")
-    throw std::logic_error(schema.name + ": the schema says '" + names + "', the binding '" + binding.arguments + "'");
+    throw std::logic_error(schema.name + ": the schema says '" + names + "', the binding '" + binding.arguments +
+                           "'");
 }
 
 py::object define(const py::tuple& record) {
@@ -100,7 +100,8 @@ PYBIND11_MODULE(_C, m) {
     hooks.shape_error = shape_error.release();
   });
   m.def("define", &define, "Hand over an op's record; returns the function that runs it.");
-  m.def("set_trace", [](py::object callback) { hooks.trace = callback.is_none() ? py::handle() : callback.release(); });
+  m.def("set_trace",
+        [](py::object callback) { hooks.trace = callback.is_none() ? py::handle() : callback.release(); });
   m.def("use_exchange_api", &use_exchange_api);
 
   m.def("isas", [] {

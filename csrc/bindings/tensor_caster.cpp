@@ -9,7 +9,10 @@ namespace {
 
 // --- the parts of dlpack.h (DLPack 1.2) that are used, by its names
 struct DLDevice { int32_t device_type, device_id; };
-struct DLDataType { uint8_t code, bits; uint16_t lanes; };
+struct DLDataType {
+  uint8_t code, bits;
+  uint16_t lanes;
+};
 struct DLTensor {
   void* data;
   DLDevice device;
@@ -38,7 +41,8 @@ struct DLPackExchangeAPI {
 };
 constexpr int32_t kCpu = 1;
 
-constexpr DLDataType kDlpackOf[] = {  // in the order of Dtype
+constexpr DLDataType kDlpackOf[] = {
+    // in the order of Dtype
     {2, 32, 1}, {4, 16, 1}, {10, 8, 1}, {14, 8, 1}, {1, 8, 1}, {0, 32, 1},
     {0, 64, 1}, {2, 16, 1}, {2, 64, 1}, {0, 8, 1},  {6, 8, 1},
 };

@@ -6,9 +6,10 @@
 namespace sk {
 
 // Reads weights [E, n, k] or [n, k] from two arguments; block_n and block_k name the sizes of the scales' blocks. The
-// option `packed` holds (experts, n, k, format, block_n, block_k) and is absent for rows; -1: there is no such option.
-inline gemm::Weights read_weights(const Call& c, int b_arg, int scale_arg, int packed_option, const char* name, int64_t n,
-                                  int64_t k, const char* block_n, const char* block_k) {
+// option `packed` holds (experts, n, k, format, block_n, block_k) and is absent for rows; -1: there is no such
+// option.
+inline gemm::Weights read_weights(const Call& c, int b_arg, int scale_arg, int packed_option, const char* name,
+                                  int64_t n, int64_t k, const char* block_n, const char* block_k) {
   const TensorView &b = c.arg(b_arg), &scale = c.arg(scale_arg);
   const OptionValue packed = packed_option < 0 ? OptionValue{} : c.option(packed_option);
   gemm::Weights w{};
@@ -19,11 +20,12 @@ inline gemm::Weights read_weights(const Call& c, int b_arg, int scale_arg, int p
   if (w.packed) {
     const int64_t* p = packed.integers;
     if (p[0] < 0 || p[1] < 0 || p[2] < 0 || p[3] < 0 || p[3] > 3 || p[4] < 1 || p[5] < 1 || p[1] != n || p[2] != k)
-      fail(name, " is packed for other sizes: (experts, N, K) = (", p[0], ", ", p[1], ", ", p[2], "), expected N = ", n,
-           ", K = ", k);
+      fail(name, " is packed for other sizes: (experts, N, K) = (", p[0], ", ", p[1], ", ", p[2],
+           "), expected N = ", n, ", K = ", k);
     w.format = static_cast<gemm::Format>(packed.integers[3]);
   } else {
-    if (b.rank < 2) fail(name, " has ", b.rank, " dimension, expected rows [..., N, K] or the result of pack_weights");
+    if (b.rank < 2)
+      fail(name, " has ", b.rank, " dimension, expected rows [..., N, K] or the result of pack_weights");
     w.format = b.dtype == Dtype::f32    ? gemm::Format::f32
                : b.dtype == Dtype::bf16 ? gemm::Format::bf16
                : b.dtype == Dtype::e4m3 ? gemm::Format::e4m3

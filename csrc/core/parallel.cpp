@@ -37,7 +37,8 @@ void parallel_items(int64_t items, void (*body)(void*, int64_t, int), void* cont
 #pragma omp parallel num_threads(team)
   {
     const PlainFloats plain;
-    for (int64_t i; (i = next.fetch_add(1, std::memory_order_relaxed)) < items;) body(context, i, omp_get_thread_num());
+    for (int64_t i; (i = next.fetch_add(1, std::memory_order_relaxed)) < items;)
+      body(context, i, omp_get_thread_num());
   }
 }
 

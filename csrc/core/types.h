@@ -6,9 +6,7 @@
 
 namespace sk {
 
-struct bf16 {
-  uint16_t bits;
-};
+struct bf16 { uint16_t bits; };
 
 // The order is that of DTYPES in sparsekern/schema.py.
 enum class Dtype : int { f32, bf16, e4m3, e8m0, u8, i32, i64, f16, f64, i8, boolean, other };

@@ -17,20 +17,27 @@ struct Variant {
 
 // Every CPU kernel is one source, compiled once per instruction set (CMakeLists.txt): these are its rows, fastest
 // first; the default is the first that this machine can run.
-#define SK_CPU_VARIANTS                                            \
-  namespace avx512bf16 { void run(const Args&); }                  \
-  namespace avx512 { void run(const Args&); }                      \
-  namespace avx2 { void run(const Args&); }                        \
-  namespace scalar { void run(const Args&); }                      \
-  inline constexpr Variant<Args> kVariants[] = {                   \
-      SK_X86_VARIANTS {"scalar", Isa::scalar, &scalar::run},       \
+#define SK_CPU_VARIANTS                                     \
+  namespace avx512bf16 {                                    \
+  void run(const Args&);                                    \
+  }                                                         \
+  namespace avx512 {                                        \
+  void run(const Args&);                                    \
+  }                                                         \
+  namespace avx2 {                                          \
+  void run(const Args&);                                    \
+  }                                                         \
+  namespace scalar {                                        \
+  void run(const Args&);                                    \
+  }                                                         \
+  inline constexpr Variant<Args> kVariants[] = {            \
+      SK_X86_VARIANTS{"scalar", Isa::scalar, &scalar::run}, \
   };
 
 #if defined(__x86_64__)
-#define SK_X86_VARIANTS                               \
-  {"avx512bf16", Isa::avx512bf16, &avx512bf16::run},  \
-  {"avx512", Isa::avx512, &avx512::run},              \
-  {"avx2", Isa::avx2, &avx2::run},
+#define SK_X86_VARIANTS                                                                     \
+  {"avx512bf16", Isa::avx512bf16, &avx512bf16::run}, {"avx512", Isa::avx512, &avx512::run}, \
+      {"avx2", Isa::avx2, &avx2::run},
 #else
 #define SK_X86_VARIANTS
 #endif

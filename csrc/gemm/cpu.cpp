@@ -1,13 +1,12 @@
 #include "gemm/gemm.h"
-
 #include "simd/isa.h"
 
 namespace sk::gemm::SK_ISA {
 using namespace sk::simd::SK_ISA;
 namespace {
 
-#include "gemm/tile.h"
 #include "gemm/pack.h"
+#include "gemm/tile.h"
 
 // Some vectors (at most a panel's) of one piece of k.
 struct Piece {
@@ -42,8 +41,8 @@ void sweep_rows(const Operand& a, int64_t rows, int64_t at, const Piece& p, floa
   }
 }
 
-// The widest tiles that the registers hold, then narrower ones; taller ones where each decoded vector should meet more
-// rows.
+// The widest tiles that the registers hold, then narrower ones; taller ones where each decoded vector should meet
+// more rows.
 template <class A, Format F>
 void sweep(const Operand& a, int64_t rows, int64_t at, Piece p, int64_t vectors, float* c, int64_t ldc, Fold* fold) {
   for (int64_t v = 0; v < vectors;) {
@@ -72,9 +71,12 @@ void sweep_format(const Operand& a, int64_t rows, int64_t at, const Piece& p, in
     case Format::f32:
       if constexpr (sizeof(A) == 4) sweep<A, Format::f32>(a, rows, at, p, vectors, c, ldc, fold);
       return;
-    case Format::bf16: return sweep<A, Format::bf16>(a, rows, at, p, vectors, c, ldc, fold);
-    case Format::e4m3: return sweep<A, Format::e4m3>(a, rows, at, p, vectors, c, ldc, fold);
-    case Format::e2m1: return sweep<A, Format::e2m1>(a, rows, at, p, vectors, c, ldc, fold);
+    case Format::bf16:
+      return sweep<A, Format::bf16>(a, rows, at, p, vectors, c, ldc, fold);
+    case Format::e4m3:
+      return sweep<A, Format::e4m3>(a, rows, at, p, vectors, c, ldc, fold);
+    case Format::e2m1:
+      return sweep<A, Format::e2m1>(a, rows, at, p, vectors, c, ldc, fold);
   }
 }
 
@@ -122,9 +124,10 @@ void multiply_panel(const Weights& w, const Operand& a, int64_t rows, int64_t fi
                     int64_t ldc, uint8_t* scratch) {
   const Segments k = w.segments();
   const int64_t per_chunk = elements_per_chunk(w.format);
-  const int64_t panel = first_vector / (kPanel / kLane), width = min(kPanel / kLane, w.vectors() - panel * (kPanel / kLane));
-  const uint8_t* const stream = w.data + panel * (k.total() / per_chunk) * kPanel / kLane * kChunk +
-                                first_vector % (kPanel / kLane) * kChunk;
+  const int64_t panel = first_vector / (kPanel / kLane),
+                width = min(kPanel / kLane, w.vectors() - panel * (kPanel / kLane));
+  const uint8_t* const stream =
+      w.data + panel * (k.total() / per_chunk) * kPanel / kLane * kChunk + first_vector % (kPanel / kLane) * kChunk;
   float* const b_scale = reinterpret_cast<float*>(scratch);
   uint8_t* const packed = scratch + 4 * kLane * sizeof(float);
   uint8_t* const decoded = packed + (32 << 10);
@@ -214,12 +217,14 @@ void unpack(const Weights& from, int64_t first_vector, int64_t vectors, uint8_t*
   const Segments k = from.segments();
   const int64_t per_chunk = elements_per_chunk(from.format);
   for (int64_t v = first_vector; v < first_vector + vectors; ++v) {
-    const int64_t start = v / (kPanel / kLane) * (kPanel / kLane), width = min(kPanel / kLane, from.vectors() - start);
+    const int64_t start = v / (kPanel / kLane) * (kPanel / kLane),
+                  width = min(kPanel / kLane, from.vectors() - start);
     for (int64_t s = 0; s < k.count(); ++s) {
       const int64_t begin = s * k.length, n = min(k.length, k.k - begin);
-      unpack_segment(from, v, begin, n,
-                     from.data + (start * (k.total() / per_chunk) + s * k.padded / per_chunk * width + v - start) * kChunk,
-                     width * kChunk, to, row_bytes);
+      unpack_segment(
+          from, v, begin, n,
+          from.data + (start * (k.total() / per_chunk) + s * k.padded / per_chunk * width + v - start) * kChunk,
+          width * kChunk, to, row_bytes);
     }
   }
 }

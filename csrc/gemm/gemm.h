@@ -38,7 +38,9 @@ struct Segments {
   }
   bool gapless() const { return total() == k; }
   // Whether groups of k that long end where chunks do.
-  bool cuts_at(int64_t group) const { return group >= k || (group % unit == 0 && (count() < 2 || length % unit == 0)); }
+  bool cuts_at(int64_t group) const {
+    return group >= k || (group % unit == 0 && (count() < 2 || length % unit == 0));
+  }
 };
 
 // The weights [n, k] of one expert.
@@ -56,9 +58,7 @@ struct Weights {
   Segments segments() const { return {format, k, scale != nullptr ? block_k : 0}; }
   bool scale_per_lane() const { return scale != nullptr && block_n % kLane != 0; }
   int64_t vectors() const { return ceil_div(n, kLane); }
-  int64_t packed_bytes() const {
-    return vectors() * (segments().total() / elements_per_chunk(format)) * kChunk;
-  }
+  int64_t packed_bytes() const { return vectors() * (segments().total() / elements_per_chunk(format)) * kChunk; }
   int64_t packed_scales() const {
     return (scale_per_lane() ? vectors() * kLane : ceil_div(n, block_n)) * segments().count();
   }
@@ -70,8 +70,8 @@ struct Weights {
   }
 };
 
-// Rows ready for the tiles: bf16 (only where the instruction set multiplies pairs of bf16) or f32, laid out in k as the
-// weights are.
+// Rows ready for the tiles: bf16 (only where the instruction set multiplies pairs of bf16) or f32, laid out in k as
+// the weights are.
 struct Operand {
   const void* data;
   bool is_f32;
@@ -84,17 +84,17 @@ struct Operand {
 }  // namespace sk::gemm
 
 // What every instruction set offers (csrc/gemm/cpu.cpp).
-#define SK_GEMM_DECLARE(isa)                                                                                          \
-  namespace sk::gemm::isa {                                                                                           \
-  /* Whether rows of that dtype multiply as bf16 pairs here; if not, as f32. */                                       \
-  bool multiplies_f32(Dtype a);                                                                                       \
-  /* c[rows, 16 * vectors] = a * w[columns from 16 * first_vector]; scratch of scratch_bytes(). */                    \
-  void multiply(const Weights& w, const Operand& a, int64_t rows, int64_t first_vector, int64_t vectors, float* c,    \
-                int64_t ldc, uint8_t* scratch);                                                                       \
-  /* A row of segments.k elements (f32, bf16 or e4m3) as a row of an operand. */                                      \
-  void prepare(const void* row, Dtype dtype, const Segments& segments, bool as_f32, void* out);                       \
-  void pack(const Weights& from, int64_t first_vector, int64_t vectors, uint8_t* to);                                 \
-  void unpack(const Weights& from, int64_t first_vector, int64_t vectors, uint8_t* to, int64_t row_bytes);            \
+#define SK_GEMM_DECLARE(isa)                                                                                       \
+  namespace sk::gemm::isa {                                                                                        \
+  /* Whether rows of that dtype multiply as bf16 pairs here; if not, as f32. */                                    \
+  bool multiplies_f32(Dtype a);                                                                                    \
+  /* c[rows, 16 * vectors] = a * w[columns from 16 * first_vector]; scratch of scratch_bytes(). */                 \
+  void multiply(const Weights& w, const Operand& a, int64_t rows, int64_t first_vector, int64_t vectors, float* c, \
+                int64_t ldc, uint8_t* scratch);                                                                    \
+  /* A row of segments.k elements (f32, bf16 or e4m3) as a row of an operand. */                                   \
+  void prepare(const void* row, Dtype dtype, const Segments& segments, bool as_f32, void* out);                    \
+  void pack(const Weights& from, int64_t first_vector, int64_t vectors, uint8_t* to);                              \
+  void unpack(const Weights& from, int64_t first_vector, int64_t vectors, uint8_t* to, int64_t row_bytes);         \
   }
 
 namespace sk::gemm {

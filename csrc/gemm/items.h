@@ -1,5 +1,6 @@
-// The work of a grouped GEMM in items: of every group its column blocks, of each of those its rows in parts. A block's
-// parts lie next to each other, so that its weights come from memory once. Included inside a kernel's namespace.
+// The work of a grouped GEMM in items: of every group its column blocks, of each of those its rows in parts. A
+// block's parts lie next to each other, so that its weights come from memory once. Included inside a kernel's
+// namespace.
 
 // Rows of one part: their sums (64 columns of f32) stay in the second-level cache.
 constexpr int64_t kRowsPerItem = 256;
@@ -9,9 +10,7 @@ struct Items {
   const int64_t* first;     // [groups + 1] item that a group starts with
   int64_t most_rows;        // of an item
 
-  struct Item {
-    int64_t group, block, first_row, rows;
-  };
+  struct Item { int64_t group, block, first_row, rows; };
   int64_t count() const { return first[groups]; }
 };
 

@@ -1,7 +1,7 @@
 // Rows of activations as operands of the tiles. Included by kernels, inside the namespace of an instruction set.
 
-// A stride that is not a multiple of 4 KB or nearly so: the rows of a tile would evict each other from the first-level
-// cache, whose sets repeat every 4 KB.
+// A stride that is not a multiple of 4 KB or nearly so: the rows of a tile would evict each other from the
+// first-level cache, whose sets repeat every 4 KB.
 static int64_t spread_stride(int64_t elements) { return round_up(elements, 64) + 32; }
 static bool spreads(int64_t stride_bytes, int64_t rows) { return rows <= 4 || stride_bytes % 512 != 0; }
 
@@ -14,7 +14,8 @@ static gemm::Operand make_operand(const gemm::Weights& w, Rows<const void> x, Dt
   const bool as_f32 = scale_now || gemm::SK_ISA::multiplies_f32(dtype) || w.format == gemm::Format::f32;
   gemm::Operand a = {x.data, as_f32, x.stride, scale_now ? nullptr : scale.data, scale.stride, group, nullptr};
   const int64_t size = as_f32 ? 4 : 2;
-  if (k.gapless() && !scale_now && dtype == (as_f32 ? Dtype::f32 : Dtype::bf16) && spreads(x.stride * size, rows)) return a;
+  if (k.gapless() && !scale_now && dtype == (as_f32 ? Dtype::f32 : Dtype::bf16) && spreads(x.stride * size, rows))
+    return a;
 
   a.stride = spread_stride(k.total());
   uint8_t* const copy = scratch.take<uint8_t>(rows * a.stride * size);

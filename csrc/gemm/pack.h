@@ -32,7 +32,8 @@ SK_INLINE I32 load_row(const uint8_t* p, int64_t n) {
 }
 
 // k in [from, to) of some vectors, as chunks [chunk][vector].
-static void pack_piece(const Weights& w, int64_t first_vector, int64_t vectors, int64_t from, int64_t to, uint8_t* out) {
+static void pack_piece(const Weights& w, int64_t first_vector, int64_t vectors, int64_t from, int64_t to,
+                       uint8_t* out) {
   const int64_t bytes = bytes_of(w.format, to - from);
   const int64_t chunks = round_up(to - from, w.segments().unit) / elements_per_chunk(w.format);
   for (int64_t v = 0; v < vectors; ++v) {
@@ -45,7 +46,8 @@ static void pack_piece(const Weights& w, int64_t first_vector, int64_t vectors, 
         block[i] = i < have ? load_row(p + i * w.row_bytes + 4 * chunk, left) : splat_i(0);
       transpose(block);
       for (int64_t i = 0; i < min(kLane, chunks - chunk); ++i)
-        store(reinterpret_cast<int32_t*>(out + ((chunk + i) * vectors + v) * kChunk), finish_chunk(w.format, block[i]));
+        store(reinterpret_cast<int32_t*>(out + ((chunk + i) * vectors + v) * kChunk),
+              finish_chunk(w.format, block[i]));
     }
   }
 }
@@ -59,8 +61,9 @@ static void unpack_segment(const Weights& w, int64_t vector, int64_t begin, int6
     I32 block[kLane];
     const int64_t left = min(64, bytes - done);
     for (int64_t i = 0; i < kLane; ++i)
-      block[i] = 4 * i < left ? undo_chunk(w.format, load(reinterpret_cast<const int32_t*>(chunks + (done / 4 + i) * stride)))
-                              : splat_i(0);
+      block[i] = 4 * i < left
+                     ? undo_chunk(w.format, load(reinterpret_cast<const int32_t*>(chunks + (done / 4 + i) * stride)))
+                     : splat_i(0);
     transpose(block);
     for (int64_t i = 0; i < have; ++i) {
       alignas(64) uint8_t line[64];

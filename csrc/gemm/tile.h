@@ -1,8 +1,6 @@
 // The innermost loop of every GEMM. Included by csrc/gemm/cpu.cpp only, inside the namespace of an instruction set.
 
-struct F32Pair {
-  F32 e, o;
-};
+struct F32Pair { F32 e, o; };
 SK_INLINE F32 even(const F32Pair& p) { return p.e; }
 SK_INLINE F32 odd(const F32Pair& p) { return p.o; }
 
@@ -104,9 +102,8 @@ using TileFn = void (*)(const A* const*, const uint8_t*, int64_t, int64_t, float
 // Tiles are as tall as the accumulators allow. Where weights are decoded on the way, twice as tall and half as wide:
 // each decoded vector then meets more rows, and decoding hides behind the products.
 template <class A, Format F, int NV>
-constexpr int kTallest = kDotsBf16 && sizeof(A) == 2 && (F == Format::e4m3 || F == Format::e2m1) && NV <= 2
-                             ? 2 * kTileRows
-                             : kTileRows;
+constexpr int kTallest =
+    kDotsBf16 && sizeof(A) == 2 && (F == Format::e4m3 || F == Format::e2m1) && NV <= 2 ? 2 * kTileRows : kTileRows;
 
 template <class A, Format F, int NV, int MR = kTallest<A, F, NV>>
 static TileFn<A> tile_of(int64_t rows) {

@@ -35,9 +35,9 @@ static int64_t rows_of(const Slots& s, const int32_t* counts, int64_t expert, in
 }
 
 struct Permutation {
-  int32_t* expert_offsets;        // [experts + 1]
+  int32_t* expert_offsets;  // [experts + 1]
   int32_t *row_token, *row_slot;  // [rows], -1 on padding
-  int32_t* slot_row;              // [tokens, top_k], -1 where dropped
+  int32_t* slot_row;  // [tokens, top_k], -1 where dropped
   int64_t rows;
 };
 

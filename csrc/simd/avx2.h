@@ -21,7 +21,9 @@ SK_INLINE __m256i first8(int64_t n) {
   return _mm256_cmpgt_epi32(_mm256_set1_epi32(count), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
 }
 template <class T>
-struct Lanes16 { alignas(32) T v[16]; };
+struct Lanes16 {
+  alignas(32) T v[16];
+};
 template <class T>
 SK_INLINE Lanes16<T> copy_first(const T* p, int64_t n) {  // bytes and words have no masked load
   Lanes16<T> t = {};
@@ -84,8 +86,8 @@ SK_INLINE void store(int32_t* p, I32 x, int64_t n) {
 }
 SK_INLINE void store(uint8_t* p, I32 x) {  // the low byte of each lane
   const __m256i low = _mm256_set1_epi32(0xff);
-  const __m256i words = _mm256_permute4x64_epi64(
-      _mm256_packus_epi32(_mm256_and_si256(x.lo, low), _mm256_and_si256(x.hi, low)), 0xd8);
+  const __m256i words =
+      _mm256_permute4x64_epi64(_mm256_packus_epi32(_mm256_and_si256(x.lo, low), _mm256_and_si256(x.hi, low)), 0xd8);
   _mm_storeu_si128(reinterpret_cast<__m128i*>(p),
                    _mm_packus_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1)));
 }

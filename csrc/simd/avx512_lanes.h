@@ -135,16 +135,16 @@ SK_INLINE void store(bf16* p, F32 x, int64_t n) { _mm256_mask_storeu_epi16(p, fi
 
 // --- moves between two vectors, read as 32 lanes a, b: the even ones, the odd ones; and back, 16 by 16
 SK_INLINE F32 even_lanes(F32 a, F32 b) {
-  return {_mm512_permutex2var_ps(
-      a.v, _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30), b.v)};
+  return {
+      _mm512_permutex2var_ps(a.v, _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30), b.v)};
 }
 SK_INLINE F32 odd_lanes(F32 a, F32 b) {
-  return {_mm512_permutex2var_ps(
-      a.v, _mm512_setr_epi32(1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31), b.v)};
+  return {
+      _mm512_permutex2var_ps(a.v, _mm512_setr_epi32(1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31), b.v)};
 }
 SK_INLINE F32 interleave_low(F32 even, F32 odd) {
-  return {_mm512_permutex2var_ps(
-      even.v, _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23), odd.v)};
+  return {_mm512_permutex2var_ps(even.v, _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23),
+                                 odd.v)};
 }
 SK_INLINE F32 interleave_high(F32 even, F32 odd) {
   return {_mm512_permutex2var_ps(
@@ -180,7 +180,8 @@ SK_INLINE void transpose(I32* v) {
   // u[4 g + c]: in 128-bit chunk q, lanes 4 g .. 4 g + 3 of column 4 q + c.
   for (int c = 0; c < 4; ++c) {
     const __m512i a = _mm512_shuffle_i32x4(u[c], u[c + 4], 0x88), b = _mm512_shuffle_i32x4(u[c], u[c + 4], 0xdd);
-    const __m512i d = _mm512_shuffle_i32x4(u[c + 8], u[c + 12], 0x88), e = _mm512_shuffle_i32x4(u[c + 8], u[c + 12], 0xdd);
+    const __m512i d = _mm512_shuffle_i32x4(u[c + 8], u[c + 12], 0x88),
+                  e = _mm512_shuffle_i32x4(u[c + 8], u[c + 12], 0xdd);
     v[c].v = _mm512_shuffle_i32x4(a, d, 0x88);
     v[c + 8].v = _mm512_shuffle_i32x4(a, d, 0xdd);
     v[c + 4].v = _mm512_shuffle_i32x4(b, e, 0x88);

@@ -23,8 +23,9 @@ SK_INLINE void decode_e4m3(const uint8_t* p, Bf16x2* out) {
   const __m512i x = _mm512_loadu_si512(p);
   const auto plane = [](const uint8_t* t, int i) { return _mm512_loadu_si512(t + 64 * i); };
   const __m512i low = _mm512_permutex2var_epi8(plane(kE4m3Low, 0), x, plane(kE4m3Low, 1));
-  const __m512i high = _mm512_ternarylogic_epi32(_mm512_permutex2var_epi8(plane(kE4m3High, 0), x, plane(kE4m3High, 1)),
-                                                 x, _mm512_set1_epi8(static_cast<char>(0x80)), 0xF8);
+  const __m512i high =
+      _mm512_ternarylogic_epi32(_mm512_permutex2var_epi8(plane(kE4m3High, 0), x, plane(kE4m3High, 1)), x,
+                                _mm512_set1_epi8(static_cast<char>(0x80)), 0xF8);
   out[0].v = _mm512_unpacklo_epi8(low, high);
   out[1].v = _mm512_unpackhi_epi8(low, high);
 }

@@ -31,10 +31,18 @@ SK_INLINE bf16 narrow(float x) {
 }
 
 // --- loads and stores; with n: the first n lanes, the others are 0 and memory there is not touched
-SK_INLINE F32 load(const float* p, int64_t n) { return lanes<F32>([&](int i) { return i < n ? p[i] : 0.0f; }); }
-SK_INLINE F32 load(const bf16* p, int64_t n) { return lanes<F32>([&](int i) { return i < n ? widen(p[i]) : 0.0f; }); }
-SK_INLINE I32 load(const int32_t* p, int64_t n) { return lanes<I32>([&](int i) { return i < n ? p[i] : 0; }); }
-SK_INLINE I32 load(const uint8_t* p, int64_t n) { return lanes<I32>([&](int i) { return i < n ? p[i] : 0; }); }
+SK_INLINE F32 load(const float* p, int64_t n) {
+  return lanes<F32>([&](int i) { return i < n ? p[i] : 0.0f; });
+}
+SK_INLINE F32 load(const bf16* p, int64_t n) {
+  return lanes<F32>([&](int i) { return i < n ? widen(p[i]) : 0.0f; });
+}
+SK_INLINE I32 load(const int32_t* p, int64_t n) {
+  return lanes<I32>([&](int i) { return i < n ? p[i] : 0; });
+}
+SK_INLINE I32 load(const uint8_t* p, int64_t n) {
+  return lanes<I32>([&](int i) { return i < n ? p[i] : 0; });
+}
 SK_INLINE F32 load(const float* p) { return load(p, kLanes); }
 SK_INLINE F32 load(const bf16* p) { return load(p, kLanes); }
 SK_INLINE I32 load(const int32_t* p) { return load(p, kLanes); }
@@ -70,42 +78,88 @@ SK_INLINE void stream_line(void* to, const void* from) { __builtin_memcpy(to, fr
 SK_INLINE void finish_lines() {}
 
 // --- arithmetic
-SK_INLINE F32 splat(float x) { return lanes<F32>([&](int) { return x; }); }
-SK_INLINE F32 add(F32 a, F32 b) { return lanes<F32>([&](int i) { return a.v[i] + b.v[i]; }); }
-SK_INLINE F32 sub(F32 a, F32 b) { return lanes<F32>([&](int i) { return a.v[i] - b.v[i]; }); }
-SK_INLINE F32 mul(F32 a, F32 b) { return lanes<F32>([&](int i) { return a.v[i] * b.v[i]; }); }
-SK_INLINE F32 div(F32 a, F32 b) { return lanes<F32>([&](int i) { return a.v[i] / b.v[i]; }); }
+SK_INLINE F32 splat(float x) {
+  return lanes<F32>([&](int) { return x; });
+}
+SK_INLINE F32 add(F32 a, F32 b) {
+  return lanes<F32>([&](int i) { return a.v[i] + b.v[i]; });
+}
+SK_INLINE F32 sub(F32 a, F32 b) {
+  return lanes<F32>([&](int i) { return a.v[i] - b.v[i]; });
+}
+SK_INLINE F32 mul(F32 a, F32 b) {
+  return lanes<F32>([&](int i) { return a.v[i] * b.v[i]; });
+}
+SK_INLINE F32 div(F32 a, F32 b) {
+  return lanes<F32>([&](int i) { return a.v[i] / b.v[i]; });
+}
 SK_INLINE F32 fma(F32 a, F32 b, F32 c) {
   return lanes<F32>([&](int i) { return __builtin_fmaf(a.v[i], b.v[i], c.v[i]); });
 }
-SK_INLINE F32 sqrt(F32 a) { return lanes<F32>([&](int i) { return __builtin_sqrtf(a.v[i]); }); }
-SK_INLINE F32 min(F32 a, F32 b) { return lanes<F32>([&](int i) { return a.v[i] < b.v[i] ? a.v[i] : b.v[i]; }); }
-SK_INLINE F32 max(F32 a, F32 b) { return lanes<F32>([&](int i) { return a.v[i] > b.v[i] ? a.v[i] : b.v[i]; }); }
-SK_INLINE F32 round(F32 a) { return lanes<F32>([&](int i) { return __builtin_nearbyintf(a.v[i]); }); }
+SK_INLINE F32 sqrt(F32 a) {
+  return lanes<F32>([&](int i) { return __builtin_sqrtf(a.v[i]); });
+}
+SK_INLINE F32 min(F32 a, F32 b) {
+  return lanes<F32>([&](int i) { return a.v[i] < b.v[i] ? a.v[i] : b.v[i]; });
+}
+SK_INLINE F32 max(F32 a, F32 b) {
+  return lanes<F32>([&](int i) { return a.v[i] > b.v[i] ? a.v[i] : b.v[i]; });
+}
+SK_INLINE F32 round(F32 a) {
+  return lanes<F32>([&](int i) { return __builtin_nearbyintf(a.v[i]); });
+}
 
 // --- integers
 SK_INLINE uint32_t u(int32_t x) { return static_cast<uint32_t>(x); }
 SK_INLINE int32_t s(uint32_t x) { return static_cast<int32_t>(x); }
-SK_INLINE I32 splat_i(int32_t x) { return lanes<I32>([&](int) { return x; }); }
-SK_INLINE I32 add(I32 a, I32 b) { return lanes<I32>([&](int i) { return s(u(a.v[i]) + u(b.v[i])); }); }
-SK_INLINE I32 sub(I32 a, I32 b) { return lanes<I32>([&](int i) { return s(u(a.v[i]) - u(b.v[i])); }); }
-SK_INLINE I32 and_(I32 a, I32 b) { return lanes<I32>([&](int i) { return a.v[i] & b.v[i]; }); }
-SK_INLINE I32 or_(I32 a, I32 b) { return lanes<I32>([&](int i) { return a.v[i] | b.v[i]; }); }
-SK_INLINE I32 xor_(I32 a, I32 b) { return lanes<I32>([&](int i) { return a.v[i] ^ b.v[i]; }); }
-SK_INLINE I32 min(I32 a, I32 b) { return lanes<I32>([&](int i) { return a.v[i] < b.v[i] ? a.v[i] : b.v[i]; }); }
-SK_INLINE I32 max(I32 a, I32 b) { return lanes<I32>([&](int i) { return a.v[i] > b.v[i] ? a.v[i] : b.v[i]; }); }
-template <int N> SK_INLINE I32 shl(I32 a) { return lanes<I32>([&](int i) { return s(u(a.v[i]) << N); }); }
-template <int N> SK_INLINE I32 shr(I32 a) { return lanes<I32>([&](int i) { return s(u(a.v[i]) >> N); }); }
-template <int N> SK_INLINE I32 sra(I32 a) { return lanes<I32>([&](int i) { return a.v[i] >> N; }); }
-SK_INLINE I32 bits(F32 a) { return lanes<I32>([&](int i) { return s(bits_of(a.v[i])); }); }
-SK_INLINE F32 from_bits(I32 a) { return lanes<F32>([&](int i) { return float_of(u(a.v[i])); }); }
+SK_INLINE I32 splat_i(int32_t x) {
+  return lanes<I32>([&](int) { return x; });
+}
+SK_INLINE I32 add(I32 a, I32 b) {
+  return lanes<I32>([&](int i) { return s(u(a.v[i]) + u(b.v[i])); });
+}
+SK_INLINE I32 sub(I32 a, I32 b) {
+  return lanes<I32>([&](int i) { return s(u(a.v[i]) - u(b.v[i])); });
+}
+SK_INLINE I32 and_(I32 a, I32 b) {
+  return lanes<I32>([&](int i) { return a.v[i] & b.v[i]; });
+}
+SK_INLINE I32 or_(I32 a, I32 b) {
+  return lanes<I32>([&](int i) { return a.v[i] | b.v[i]; });
+}
+SK_INLINE I32 xor_(I32 a, I32 b) {
+  return lanes<I32>([&](int i) { return a.v[i] ^ b.v[i]; });
+}
+SK_INLINE I32 min(I32 a, I32 b) {
+  return lanes<I32>([&](int i) { return a.v[i] < b.v[i] ? a.v[i] : b.v[i]; });
+}
+SK_INLINE I32 max(I32 a, I32 b) {
+  return lanes<I32>([&](int i) { return a.v[i] > b.v[i] ? a.v[i] : b.v[i]; });
+}
+template <int N> SK_INLINE I32 shl(I32 a) {
+  return lanes<I32>([&](int i) { return s(u(a.v[i]) << N); });
+}
+template <int N> SK_INLINE I32 shr(I32 a) {
+  return lanes<I32>([&](int i) { return s(u(a.v[i]) >> N); });
+}
+template <int N> SK_INLINE I32 sra(I32 a) {
+  return lanes<I32>([&](int i) { return a.v[i] >> N; });
+}
+SK_INLINE I32 bits(F32 a) {
+  return lanes<I32>([&](int i) { return s(bits_of(a.v[i])); });
+}
+SK_INLINE F32 from_bits(I32 a) {
+  return lanes<F32>([&](int i) { return float_of(u(a.v[i])); });
+}
 SK_INLINE I32 to_int(F32 a) {  // rounds to nearest, ties to even; out of range and NaN give INT32_MIN
   return lanes<I32>([&](int i) {
     const float r = __builtin_nearbyintf(a.v[i]);
     return r >= -2147483648.0f && r < 2147483648.0f ? static_cast<int32_t>(r) : INT32_MIN;
   });
 }
-SK_INLINE F32 to_float(I32 a) { return lanes<F32>([&](int i) { return static_cast<float>(a.v[i]); }); }
+SK_INLINE F32 to_float(I32 a) {
+  return lanes<F32>([&](int i) { return static_cast<float>(a.v[i]); });
+}
 // x * 2^n, rounded once, for 1/2 < |x| < 2 and integer n in [-252, 252]. In two steps, so that no factor overflows.
 SK_INLINE F32 scale_by_power(F32 x, F32 n) {
   const I32 whole = to_int(n), half = sra<1>(whole);
@@ -115,11 +169,21 @@ SK_INLINE F32 scale_by_power(F32 x, F32 n) {
 }
 
 // --- comparisons: false where an operand is NaN, but for ne
-SK_INLINE Mask lt(F32 a, F32 b) { return lanes<Mask>([&](int i) { return a.v[i] < b.v[i]; }); }
-SK_INLINE Mask eq(F32 a, F32 b) { return lanes<Mask>([&](int i) { return a.v[i] == b.v[i]; }); }
-SK_INLINE Mask ne(F32 a, F32 b) { return lanes<Mask>([&](int i) { return a.v[i] != b.v[i]; }); }
-SK_INLINE Mask eq(I32 a, I32 b) { return lanes<Mask>([&](int i) { return a.v[i] == b.v[i]; }); }
-SK_INLINE Mask gt(I32 a, I32 b) { return lanes<Mask>([&](int i) { return a.v[i] > b.v[i]; }); }
+SK_INLINE Mask lt(F32 a, F32 b) {
+  return lanes<Mask>([&](int i) { return a.v[i] < b.v[i]; });
+}
+SK_INLINE Mask eq(F32 a, F32 b) {
+  return lanes<Mask>([&](int i) { return a.v[i] == b.v[i]; });
+}
+SK_INLINE Mask ne(F32 a, F32 b) {
+  return lanes<Mask>([&](int i) { return a.v[i] != b.v[i]; });
+}
+SK_INLINE Mask eq(I32 a, I32 b) {
+  return lanes<Mask>([&](int i) { return a.v[i] == b.v[i]; });
+}
+SK_INLINE Mask gt(I32 a, I32 b) {
+  return lanes<Mask>([&](int i) { return a.v[i] > b.v[i]; });
+}
 SK_INLINE F32 select(Mask m, F32 yes, F32 no) {
   return lanes<F32>([&](int i) { return m.v[i] ? yes.v[i] : no.v[i]; });
 }
@@ -192,8 +256,12 @@ SK_INLINE Bf16x2 narrow_pairs(F32 even, F32 odd) {
     return static_cast<uint32_t>(narrow(even.v[i]).bits) | static_cast<uint32_t>(narrow(odd.v[i]).bits) << 16;
   });
 }
-SK_INLINE F32 even(Bf16x2 x) { return lanes<F32>([&](int i) { return float_of(x.v[i] << 16); }); }
-SK_INLINE F32 odd(Bf16x2 x) { return lanes<F32>([&](int i) { return float_of(x.v[i] & 0xffff0000u); }); }
+SK_INLINE F32 even(Bf16x2 x) {
+  return lanes<F32>([&](int i) { return float_of(x.v[i] << 16); });
+}
+SK_INLINE F32 odd(Bf16x2 x) {
+  return lanes<F32>([&](int i) { return float_of(x.v[i] & 0xffff0000u); });
+}
 
 // acc + a.odd * b.odd, then + a.even * b.even: the order in which VDPBF16PS rounds.
 SK_INLINE F32 dot(F32 acc, Bf16x2 a, Bf16x2 b) { return fma(even(a), even(b), fma(odd(a), odd(b), acc)); }

@@ -1,0 +1,1 @@
+"""One file per op: its function, documentation, reference, test inputs and record."""

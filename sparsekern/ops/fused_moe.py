@@ -32,13 +32,15 @@ def fused_moe(
 ) -> Tensor:
     """Send each token through its experts and add up what they return.
 
-    out[t] = sum_j weights[t, j] * w2[e] @ (silu(gate) * up)    where e = ids[t, j], [gate | up] = w13[e] @ x[t]
+    out[t] = sum_j weights[t, j] * w2[e] @ (silu(gate) * up)    where e = ids[t, j], [gate | up] = w13[e]
+    @ x[t]
 
-    ids < 0 or >= E are dropped. `limit` bounds gate from above and up on both sides. `weight_on="hidden"` multiplies by the
-    routing weight before the second GEMM instead of after it. The sum over j is in order, in float32.
-    Without `quantize_activations` only the weights are quantised: both GEMMs run on x's dtype, and the rows between them
-    are rounded to it once. With "fp8" the inputs of both GEMMs are quantised in groups of 128 (W8A8).
-    Nothing of size tokens x experts is written, and scratch is bounded: tokens go in chunks.
+    ids < 0 or >= E are dropped. `limit` bounds gate from above and up on both sides. `weight_on="hidden"`
+    multiplies by the routing weight before the second GEMM instead of after it. The sum over j is in
+    order, in float32. Without `quantize_activations` only the weights are quantised: both GEMMs run on
+    x's dtype, and the rows between them are rounded to it once. With "fp8" the inputs of both GEMMs are
+    quantised in groups of 128 (W8A8). Nothing of size tokens x experts is written, and scratch is
+    bounded: tokens go in chunks.
     """
     w13, w13_scale, w13_block, packed13 = as_arguments("fused_moe", w13, w13_scale, w13_block)
     w2, w2_scale, w2_block, packed2 = as_arguments("fused_moe", w2, w2_scale, w2_block)
@@ -90,7 +92,8 @@ def _as_fp8(y: Tensor) -> Tensor:
     groups = torch.nn.functional.pad(y.float(), (0, -y.shape[-1] % 128)).unflatten(-1, (-1, 128))
     amax = groups.abs().amax(-1, keepdim=True).clamp_min(1e-4)
     codes = (groups * (torch.full_like(amax, 448) / amax)).clamp(-448, 448).to(torch.float8_e4m3fn)
-    return (codes.double() * (amax / 448).double()).flatten(-2)[..., : y.shape[-1]]
+    values: Tensor = codes.double() * (amax / 448).double()
+    return values.flatten(-2)[..., : y.shape[-1]]
 
 
 def inputs(dims: Dims, rng: torch.Generator) -> dict[str, Any]:
@@ -98,10 +101,16 @@ def inputs(dims: Dims, rng: torch.Generator) -> dict[str, Any]:
     t, h, i, e, k = (dims[d] for d in ("T", "H", "I", "E", "top_k"))
     kind = KINDS[dims["w"]]
     w13, w2 = (random_weights(n, c, kind, rng, e) for n, c in ((2 * i, h), (h, i)))
-    ids = torch.stack([torch.randperm(max(e, k), generator=rng)[:k] for _ in range(t)]) if t else torch.zeros(0, k)
+    ids = (
+        torch.stack([torch.randperm(max(e, k), generator=rng)[:k] for _ in range(t)])
+        if t
+        else torch.zeros(0, k)
+    )
     ids = torch.where(torch.rand(ids.shape, generator=rng) < 0.1, -1, ids) if dims.get("drop") else ids
     x = {
-        "x": (torch.randn(t, h, generator=rng) / h**0.5).to(torch.float32 if dims.get("f32") else torch.bfloat16),
+        "x": (torch.randn(t, h, generator=rng) / h**0.5).to(
+            torch.float32 if dims.get("f32") else torch.bfloat16
+        ),
         "w13": w13["b"],
         "w2": w2["b"],
         "weights": torch.rand(t, k, generator=rng),
@@ -125,11 +134,29 @@ OP = Op(
     family="gemm",
     args=(
         Arg("x", "T H", "f32 bf16", "tokens"),
-        Arg("w13", "E 2*I H | bytes13", "f32 bf16 e4m3 fp4", "gate above up, or the panels of packed ones", layout="dense"),
-        Arg("w2", "E H I | bytes2", "f32 bf16 e4m3 fp4", "down projection, or the panels of packed ones", layout="dense"),
+        Arg(
+            "w13",
+            "E 2*I H | bytes13",
+            "f32 bf16 e4m3 fp4",
+            "gate above up, or the panels of packed ones",
+            layout="dense",
+        ),
+        Arg(
+            "w2",
+            "E H I | bytes2",
+            "f32 bf16 e4m3 fp4",
+            "down projection, or the panels of packed ones",
+            layout="dense",
+        ),
         Arg("weights", "T top_k", "f32", "routing weights", layout="dense"),
         Arg("ids", "T top_k", "i32", "expert of each slot"),
-        Arg("w13_scale", "E 2*I/w13_block_0 H/w13_block_1 | scales13", "f32 e8m0", "block scales", layout="dense"),
+        Arg(
+            "w13_scale",
+            "E 2*I/w13_block_0 H/w13_block_1 | scales13",
+            "f32 e8m0",
+            "block scales",
+            layout="dense",
+        ),
         Arg("w2_scale", "E H/w2_block_0 I/w2_block_1 | scales2", "f32 e8m0", "block scales", layout="dense"),
     ),
     outs=(Out("out", "T H", "out_dtype x", "the sum over each token's experts"),),

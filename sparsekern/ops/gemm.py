@@ -36,10 +36,11 @@ def gemm(
 
     out[m, n] = sum_k (a[m, k] * a_scale[m, k / ga]) * (b[n, k] * b_scale[n / bn, k / bk]) + bias[n]
 
-    Weights are float32 (with float32 `a`), bfloat16, FP8, packed FP4 or `PackedWeights`. With bfloat16 or float32 `a` and
-    quantised `b` only the weights are quantised: they are decoded exactly, and float32 `a` keeps float32 products.
-    The block sizes follow from the scales' shapes (the power of two that fits) unless `a_block`, `b_block` say otherwise.
-    Row m depends on row m of `a` alone, bit for bit. `pack_weights` makes it faster.
+    Weights are float32 (with float32 `a`), bfloat16, FP8, packed FP4 or `PackedWeights`. With bfloat16 or
+    float32 `a` and quantised `b` only the weights are quantised: they are decoded exactly, and float32
+    `a` keeps float32 products. The block sizes follow from the scales' shapes (the power of two that
+    fits) unless `a_block`, `b_block` say otherwise. Row m depends on row m of `a` alone, bit for bit.
+    `pack_weights` makes it faster.
     """
     b, b_scale, b_block, packed = as_arguments("gemm", b, b_scale, b_block)
     result: Tensor = launch(OP, a, b, a_scale, b_scale, bias, a_block, b_block, out_dtype, packed, out)
@@ -91,14 +92,24 @@ OP = Op(
         Arg("a", "M K", "f32 bf16 e4m3", "activations"),
         Arg("b", "N K | bytes", "f32 bf16 e4m3 fp4", "weights, or the panels of packed ones", layout="dense"),
         Arg("a_scale", "M K/a_block_1", "f32 e8m0", "scales of e4m3 activations, per row and group of K"),
-        Arg("b_scale", "N/b_block_0 K/b_block_1 | scales", "f32 e8m0", "block scales of the weights", layout="dense"),
+        Arg(
+            "b_scale",
+            "N/b_block_0 K/b_block_1 | scales",
+            "f32 e8m0",
+            "block scales of the weights",
+            layout="dense",
+        ),
         Arg("bias", "N", "f32 bf16", "added before rounding"),
     ),
     outs=(Out("out", "M N", "out_dtype", "a @ b.T"),),
     reference=reference,
     inputs=inputs,
     test_dims=(
-        *({"M": m, "N": n, "K": k, "a": a, "b": b} for a, b in PAIRS for m, n, k in ((1, 40, 96), (9, 70, 264))),
+        *(
+            {"M": m, "N": n, "K": k, "a": a, "b": b}
+            for a, b in PAIRS
+            for m, n, k in ((1, 40, 96), (9, 70, 264))
+        ),
         {"M": 37, "N": 136, "K": 516, "a": 1, "b": 2, "f32": 1},
         {"M": 3, "N": 50, "K": 77, "a": 1, "b": 2, "bias": 1},
         {"M": 7, "N": 1, "K": 1, "a": 1, "b": 1},

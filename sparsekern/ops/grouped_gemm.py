@@ -37,11 +37,14 @@ def grouped_gemm(
 
     out[r, n] = sum_k a[r, k] * b[e, n, k]    where expert_offsets[e] <= r < expert_offsets[e + 1]
 
-    Rows from expert_offsets[E] on are zero. An expert may own any number of rows, none included; nothing has to be
-    padded. Formats, scales, blocks and precision are those of `gemm`, and a row gives the bits that `gemm` gives it.
+    Rows from expert_offsets[E] on are zero. An expert may own any number of rows, none included; nothing
+    has to be padded. Formats, scales, blocks and precision are those of `gemm`, and a row gives the bits
+    that `gemm` gives it.
     """
     b, b_scale, b_block, packed = as_arguments("grouped_gemm", b, b_scale, b_block)
-    result: Tensor = launch(OP, a, b, expert_offsets, a_scale, b_scale, a_block, b_block, out_dtype, packed, out)
+    result: Tensor = launch(
+        OP, a, b, expert_offsets, a_scale, b_scale, a_block, b_block, out_dtype, packed, out
+    )
     return result
 
 
@@ -61,7 +64,9 @@ def reference(
     b, b_scale = plain(b, b_scale)
     x, w = dequantised(a, a_scale, a_block), dequantised(b, b_scale, b_block)
     out = x.new_zeros(x.shape[0], w.shape[1])
-    for e, (first, last) in enumerate(zip(expert_offsets[:-1].tolist(), expert_offsets[1:].tolist(), strict=True)):
+    for e, (first, last) in enumerate(
+        zip(expert_offsets[:-1].tolist(), expert_offsets[1:].tolist(), strict=True)
+    ):
         out[first:last] = x[first:last] @ w[e].mT
     return out.to(out_dtype)
 
@@ -70,7 +75,11 @@ def inputs(dims: Dims, rng: torch.Generator) -> dict[str, Any]:
     """Rows dealt to experts at random, some experts without any, a few rows left over."""
     x = random_activations(dims["P"], dims["K"], A_KINDS[dims["a"]], rng)
     x |= random_weights(dims["N"], dims["K"], B_KINDS[dims["b"]], rng, dims["E"])
-    cuts = torch.randint(0, max(dims["P"] - dims.get("spare", 0), 0) + 1, (dims["E"],), generator=rng).sort().values
+    cuts = (
+        torch.randint(0, max(dims["P"] - dims.get("spare", 0), 0) + 1, (dims["E"],), generator=rng)
+        .sort()
+        .values
+    )
     return {**x, "expert_offsets": torch.cat([torch.tensor([0]), cuts]).int()}
 
 
@@ -79,7 +88,9 @@ OP = Op(
     family="gemm",
     args=(
         Arg("a", "P K", "f32 bf16 e4m3", "activations, sorted by expert"),
-        Arg("b", "E N K | bytes", "f32 bf16 e4m3 fp4", "weights, or the panels of packed ones", layout="dense"),
+        Arg(
+            "b", "E N K | bytes", "f32 bf16 e4m3 fp4", "weights, or the panels of packed ones", layout="dense"
+        ),
         Arg("expert_offsets", "E+1", "i32", "where each expert's rows start; the last: where they end"),
         Arg("a_scale", "P K/a_block_1", "f32 e8m0", "scales of e4m3 activations, per row and group of K"),
         Arg("b_scale", "E N/b_block_0 K/b_block_1 | scales", "f32 e8m0", "block scales", layout="dense"),
@@ -88,7 +99,11 @@ OP = Op(
     reference=reference,
     inputs=inputs,
     test_dims=(
-        *({"P": p, "N": 72, "K": 160, "E": e, "a": a, "b": b} for a, b in PAIRS for p, e in ((5, 3), (41, 4))),
+        *(
+            {"P": p, "N": 72, "K": 160, "E": e, "a": a, "b": b}
+            for a, b in PAIRS
+            for p, e in ((5, 3), (41, 4))
+        ),
         {"P": 30, "N": 33, "K": 64, "E": 40, "a": 1, "b": 2, "spare": 7},
         {"P": 0, "N": 16, "K": 32, "E": 2, "a": 1, "b": 2},
     ),

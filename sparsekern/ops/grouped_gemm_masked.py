@@ -37,8 +37,8 @@ def grouped_gemm_masked(
 
     out[e, r, n] = sum_k a[e, r, k] * b[e, n, k]    where r < rows[e]
 
-    What `a` holds beyond rows[e] is never looked at; those rows of the result are zero, or left untouched when `out` is
-    given. Formats, scales, blocks and precision are those of `gemm`.
+    What `a` holds beyond rows[e] is never looked at; those rows of the result are zero, or left untouched
+    when `out` is given. Formats, scales, blocks and precision are those of `gemm`.
     """
     b, b_scale, b_block, packed = as_arguments("grouped_gemm_masked", b, b_scale, b_block)
     result: Tensor = launch(OP, a, b, rows, a_scale, b_scale, a_block, b_block, out_dtype, packed, out)
@@ -81,9 +81,13 @@ OP = Op(
     family="gemm",
     args=(
         Arg("a", "E Mmax K", "f32 bf16 e4m3", "activations of each expert"),
-        Arg("b", "E N K | bytes", "f32 bf16 e4m3 fp4", "weights, or the panels of packed ones", layout="dense"),
+        Arg(
+            "b", "E N K | bytes", "f32 bf16 e4m3 fp4", "weights, or the panels of packed ones", layout="dense"
+        ),
         Arg("rows", "E", "i32", "how many rows of each expert count"),
-        Arg("a_scale", "E Mmax K/a_block_1", "f32 e8m0", "scales of e4m3 activations, per row and group of K"),
+        Arg(
+            "a_scale", "E Mmax K/a_block_1", "f32 e8m0", "scales of e4m3 activations, per row and group of K"
+        ),
         Arg("b_scale", "E N/b_block_0 K/b_block_1 | scales", "f32 e8m0", "block scales", layout="dense"),
     ),
     outs=(Out("out", "E Mmax N", "out_dtype", "a[e] @ b[e].T"),),

@@ -17,29 +17,40 @@ def pack_weights(
 ) -> PackedWeights:
     """Lay weights out as the kernels of this library stream them: once, when a model is loaded.
 
-    The result takes the place of `(b, b_scale)` in every GEMM, holds as many bytes (N is rounded up to 16, K to a few
-    elements) and gives the same bits; `unpack()` returns the logical weights exactly. Without `block`, the block size is
-    the power of two that the scale's shape allows.
+    The result takes the place of `(b, b_scale)` in every GEMM, holds as many bytes (N is rounded up to
+    16, K to a few elements) and gives the same bits; `unpack()` returns the logical weights exactly.
+    Without `block`, the block size is the power of two that the scale's shape allows.
     """
     data, scale = launch(OP, b, b_scale, block, None)
-    n, k = b.shape[-2], b.shape[-1] * (2 if b.dtype == torch.uint8 else 1)
-    name = "fp4" if b.dtype == torch.uint8 else NAME_OF[b.dtype]
-    sizes = (1, 1)
-    if b_scale is not None:
-        sizes = block or (block_size(n, b_scale.shape[-2]) or 1, block_size(k, b_scale.shape[-1]) or 1)
-    return PackedWeights(data, scale if b_scale is not None else None, (*b.shape[:-2], n, k), name, tuple(sizes))
+    name, n, k, sizes = _described(b, b_scale, block)
+    return PackedWeights(data, scale if b_scale is not None else None, (*b.shape[:-2], n, k), name, sizes)
 
 
-def reference(b: Tensor, b_scale: Tensor | None = None, *, block: tuple[int, int] | None = None) -> PackedWeights:
-    """Element by element, from the description in csrc/gemm/gemm.h."""
+def _described(
+    b: Tensor, b_scale: Tensor | None, block: tuple[int, int] | None
+) -> tuple[str, int, int, tuple[int, int]]:
+    """Format, N, K and block size."""
     name = "fp4" if b.dtype == torch.uint8 else NAME_OF[b.dtype]
     n, k = b.shape[-2], b.shape[-1] * (2 if name == "fp4" else 1)
-    bn, bk = (1, 1) if b_scale is None else (
-        block or (block_size(n, b_scale.shape[-2]) or 1, block_size(k, b_scale.shape[-1]) or 1)
-    )  # fmt: skip
+    if b_scale is None:
+        return name, n, k, (1, 1)
+    if block is not None:
+        return name, n, k, (block[0], block[1])
+    return name, n, k, (block_size(n, b_scale.shape[-2]) or 1, block_size(k, b_scale.shape[-1]) or 1)
+
+
+def reference(
+    b: Tensor, b_scale: Tensor | None = None, *, block: tuple[int, int] | None = None
+) -> PackedWeights:
+    """Element by element, from the description in csrc/gemm/gemm.h."""
+    name, n, k, (bn, bk) = _described(b, b_scale, block)
     experts = b.reshape(-1, *b.shape[-2:])
     length = min(bk, k) if b_scale is not None else k
-    data = torch.cat([_pack_matrix(e, name, k, max(length, 1)) for e in experts]) if len(experts) else b.new_empty(0)
+    data = (
+        torch.cat([_pack_matrix(e, name, k, max(length, 1)) for e in experts])
+        if len(experts)
+        else b.new_empty(0)
+    )
     scale = b_scale
     if b_scale is not None and bn % 16:  # a lane each: [n / 16][segment][16]
         rows = b_scale.view(torch.uint8) if b_scale.dtype != torch.float32 else b_scale
@@ -52,15 +63,19 @@ def reference(b: Tensor, b_scale: Tensor | None = None, *, block: tuple[int, int
 
 
 def _pack_matrix(b: Tensor, name: str, k: int, length: int) -> Tensor:
-    """[N, K] -> bytes: [panel][chunk][16 columns of 4 bytes], with k padded to whole chunks and pairs per segment."""
+    """[N, K] -> bytes: [panel][chunk][16 columns of 4 bytes]; segments are padded to whole chunks."""
     per_chunk = {"f32": 1, "bf16": 2, "e4m3": 4, "fp4": 8}[name]
     codes = torch.stack([b & 15, b >> 4], -1).flatten(-2) if name == "fp4" else b
     unit = max(per_chunk, 2)
     segments = [
-        torch.nn.functional.pad(s.view(torch.uint8) if name == "e4m3" else s, (0, -s.shape[1] % unit, 0, -len(b) % 16))
+        torch.nn.functional.pad(
+            s.view(torch.uint8) if name == "e4m3" else s, (0, -s.shape[1] % unit, 0, -len(b) % 16)
+        )
         for s in codes.split(length, 1)
     ]
-    chunks = torch.cat(segments, 1).unflatten(1, (-1, per_chunk)).unflatten(0, (-1, 16))  # vector, column, chunk, element
+    chunks = (
+        torch.cat(segments, 1).unflatten(1, (-1, per_chunk)).unflatten(0, (-1, 16))
+    )  # vector, column, chunk, element
     if name == "e4m3":  # in every group of four columns, all first pairs, then all second ones
         chunks = chunks.unflatten(1, (4, 4)).unflatten(-1, (2, 2)).permute(0, 3, 1, 4, 2, 5)
     elif name == "fp4":  # per column: the even k's, then the odd ones
@@ -85,7 +100,13 @@ OP = Op(
     family="gemm",
     args=(
         Arg("b", "N K | E N K", "f32 bf16 e4m3 fp4", "weights", layout="dense"),
-        Arg("b_scale", "N/block_0 K/block_1 | E N/block_0 K/block_1", "f32 e8m0", "block scales", layout="dense"),
+        Arg(
+            "b_scale",
+            "N/block_0 K/block_1 | E N/block_0 K/block_1",
+            "f32 e8m0",
+            "block scales",
+            layout="dense",
+        ),
     ),
     outs=(
         Out("data", "bytes", "u8", "the panels"),

@@ -12,7 +12,12 @@ from sparsekern.schema import Arg, Dims, Op, Out
 
 
 def rms_norm(
-    x: Tensor, weight: Tensor | None = None, bias: Tensor | None = None, *, eps: float, out: Tensor | None = None
+    x: Tensor,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    *,
+    eps: float,
+    out: Tensor | None = None,
 ) -> Tensor:
     """Divide each row by its root mean square, then scale and shift.
 
@@ -52,7 +57,13 @@ OP = Op(
     outs=(Out("out", "... D", "x", "the normalised rows"),),
     reference=reference,
     inputs=inputs,
-    test_dims=({"M": 5, "D": 7}, {"M": 3, "D": 1000}, {"M": 2, "D": 64, "f32": 1}, {"M": 0, "D": 16}, {"M": 2, "D": 1}),
+    test_dims=(
+        {"M": 5, "D": 7},
+        {"M": 3, "D": 1000},
+        {"M": 2, "D": 64, "f32": 1},
+        {"M": 0, "D": 16},
+        {"M": 2, "D": 1},
+    ),
     bench_dims=({"M": 1, "D": 7168}, {"M": 512, "D": 7168}),
     spoil=lambda x: {**x, "eps": 0.5},
     source="arXiv 1910.07467",

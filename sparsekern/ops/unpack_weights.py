@@ -48,7 +48,9 @@ def reference(b: PackedWeights) -> tuple[Tensor, Tensor | None]:
     return _shaped(b, data.reshape(-1), lanes[:, :n:bn].reshape(-1))
 
 
-def _unpack_matrix(e: Tensor, name: str, n: int, per_chunk: int, parts: list[int], padded: list[int]) -> Tensor:
+def _unpack_matrix(
+    e: Tensor, name: str, n: int, per_chunk: int, parts: list[int], padded: list[int]
+) -> Tensor:
     vectors, chunks = -(-n // 16), sum(padded) // per_chunk
     panels = e.split([min(4, vectors - v) * chunks * 64 for v in range(0, vectors, 4)])
     x = torch.cat([p.view(chunks, -1, 64).transpose(0, 1) for p in panels])  # vector, chunk, 64 bytes

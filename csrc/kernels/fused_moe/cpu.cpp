@@ -30,8 +30,8 @@ Routed route(const Args& a, int64_t first, int64_t tokens, Scratch& scratch) {
   count_slots(slots, counts);
   int64_t rows = 0;
   for (int64_t e = 0; e < a.experts; ++e) rows += moe::rows_of(slots, counts, e, 1);
-  moe::Permutation p = {scratch.take<int32_t>(a.experts + 1), scratch.take<int32_t>(rows), scratch.take<int32_t>(rows),
-                        scratch.take<int32_t>(tokens * a.top_k), rows};
+  moe::Permutation p = {scratch.take<int32_t>(a.experts + 1), scratch.take<int32_t>(rows),
+                        scratch.take<int32_t>(rows), scratch.take<int32_t>(tokens * a.top_k), rows};
   permute(slots, counts, 1, p);
   return {first, tokens, rows, p.expert_offsets, p.row_token, p.row_slot, p.slot_row};
 }
@@ -65,8 +65,8 @@ gemm::Operand first_operand(const Args& a, Scratch& scratch) {
   parallel_rows(a.tokens, 4 * a.hidden, [&](int64_t first, int64_t last) {
     with_float_type(a.dtype, [&](auto type) {
       for (int64_t t = first; t < last; ++t)
-        quantize_row<E4m3>(static_cast<const decltype(type)*>(a.x.data) + t * a.x.stride, a.hidden, kGroup, kAmaxFloor,
-                           codes + t * a.hidden, scales, Dtype::f32, t * groups);
+        quantize_row<E4m3>(static_cast<const decltype(type)*>(a.x.data) + t * a.x.stride, a.hidden, kGroup,
+                           kAmaxFloor, codes + t * a.hidden, scales, Dtype::f32, t * groups);
     });
   });
   return make_operand(a.w13, {codes, a.hidden}, Dtype::e4m3, {scales, groups}, kGroup, a.tokens, scratch);
@@ -116,9 +116,8 @@ void first_gemm(const Args& a, const Routed& routed, const gemm::Operand& x, con
       const F32 weight = splat(a.weight_on_hidden ? a.weights[slot] : 1.0f);
       const int64_t at = (first_row + r) * hidden.stride + column;
       const auto write = [&](auto* y) {
-        map_row(g, y, count, [&](int64_t j, auto n) {
-          return mul(gated_silu(load(g + j, n), load(u + j, n), limit), weight);
-        });
+        map_row(g, y, count,
+                [&](int64_t j, auto n) { return mul(gated_silu(load(g + j, n), load(u + j, n), limit), weight); });
       };
       if (a.quantize) {
         write(activated);

@@ -1,4 +1,5 @@
-// out[r, :] = a[r, :] @ w[e].T + bias, for the rows of every group; gemm, grouped_gemm and grouped_gemm_masked are this.
+// out[r, :] = a[r, :] @ w[e].T + bias, for the rows of every group; gemm, grouped_gemm and grouped_gemm_masked are
+// this.
 #pragma once
 #include "core/variant.h"
 #include "gemm/gemm.h"

@@ -16,6 +16,7 @@ from transformers.activations import SqrtSoftplusActivation
 
 from sparsekern import route_hash, route_topk
 from sparsekern.integrations.transformers.packed import HfModule, Unsupported
+from sparsekern.ops.route_topk import Scoring
 
 Routed = tuple[Tensor, Tensor, Tensor]
 
@@ -91,8 +92,9 @@ def convert(module: HfModule) -> None:
     module.forward = partial(FORWARDS[type(module).__name__], module)
 
 
-def _scoring(module: HfModule) -> str:
-    for kind, name in ((SqrtSoftplusActivation, "sqrtsoftplus"), (nn.Sigmoid, "sigmoid")):
+def _scoring(module: HfModule) -> Scoring:
+    known: list[tuple[type, Scoring]] = [(SqrtSoftplusActivation, "sqrtsoftplus"), (nn.Sigmoid, "sigmoid")]
+    for kind, name in known:
         if isinstance(module.score_fn, kind):
             return name
     raise Unsupported(f"it scores by {type(module.score_fn).__name__}")
