@@ -23,9 +23,14 @@ class PlainFloats {
 // Calls body(context, item, worker) for every item, in any order; worker < threads().
 void parallel_items(int64_t items, void (*body)(void*, int64_t, int), void* context);
 
-// body(item, worker). Static: every instruction set keeps a copy of its own.
+// body(item, worker). Static: every instruction set keeps a copy of its own. Where there is too little to do for a
+// second thread to be worth waking, `worth_threads` is false and the items run one after the other.
 template <class Body>
-static inline void parallel_for(int64_t items, const Body& body) {
+static inline void parallel_for(int64_t items, const Body& body, bool worth_threads = true) {
+  if (!worth_threads) {
+    for (int64_t i = 0; i < items; ++i) body(i, 0);
+    return;
+  }
   parallel_items(
       items, [](void* f, int64_t item, int worker) { (*static_cast<const Body*>(f))(item, worker); },
       const_cast<void*>(static_cast<const void*>(&body)));

@@ -5,6 +5,9 @@
 // Rows of one part: their sums (64 columns of f32) stay in the second-level cache.
 constexpr int64_t kRowsPerItem = 256;
 
+// Products below which waking threads (some 5 us) costs more than it saves.
+constexpr int64_t kWorthThreads = 1 << 20;
+
 struct Items {
   int64_t groups, blocks;   // column blocks of a group
   const int64_t* first;     // [groups + 1] item that a group starts with

@@ -92,44 +92,49 @@ void first_gemm(const Args& a, const Routed& routed, const gemm::Operand& x, con
   const int64_t per_worker = (2 * sums + row) * 4 + gemm::kScratchBytes;
   uint8_t* const workers = scratch.take<uint8_t>(per_worker * threads());
 
-  parallel_for(items.count(), [&](int64_t i, int worker) {
-    const Items::Item item = find_item(items, i, rows_of);
-    const int64_t column = item.block * width, count = min(width, a.inter - column);
-    const int64_t first_row = routed.expert_offsets[item.group] + item.first_row;
-    const gemm::Weights w = a.w13.expert(item.group);
-    gemm::Operand tokens = rows_from(x, routed.first_token);
-    tokens.index = routed.row_token + first_row;
+  parallel_for(
+      items.count(),
+      [&](int64_t i, int worker) {
+        const Items::Item item = find_item(items, i, rows_of);
+        const int64_t column = item.block * width, count = min(width, a.inter - column);
+        const int64_t first_row = routed.expert_offsets[item.group] + item.first_row;
+        const gemm::Weights w = a.w13.expert(item.group);
+        gemm::Operand tokens = rows_from(x, routed.first_token);
+        tokens.index = routed.row_token + first_row;
 
-    float* const gate = reinterpret_cast<float*>(workers + worker * per_worker);
-    float* const up = gate + sums;
-    float* const activated = up + sums;
-    uint8_t* const work = reinterpret_cast<uint8_t*>(activated + row);
-    const Columns of_gate(column, count), of_up(a.inter + column, count);
-    gemm::SK_ISA::multiply(w, tokens, item.rows, of_gate.first_vector, of_gate.vectors, gate, of_gate.stride(), work);
-    gemm::SK_ISA::multiply(w, tokens, item.rows, of_up.first_vector, of_up.vectors, up, of_up.stride(), work);
+        float* const gate = reinterpret_cast<float*>(workers + worker * per_worker);
+        float* const up = gate + sums;
+        float* const activated = up + sums;
+        uint8_t* const work = reinterpret_cast<uint8_t*>(activated + row);
+        const Columns of_gate(column, count), of_up(a.inter + column, count);
+        gemm::SK_ISA::multiply(w, tokens, item.rows, of_gate.first_vector, of_gate.vectors, gate, of_gate.stride(),
+                               work);
+        gemm::SK_ISA::multiply(w, tokens, item.rows, of_up.first_vector, of_up.vectors, up, of_up.stride(), work);
 
-    const F32 limit = splat(a.limit);
-    for (int64_t r = 0; r < item.rows; ++r) {
-      const float* const g = gate + r * of_gate.stride() + of_gate.skip;
-      const float* const u = up + r * of_up.stride() + of_up.skip;
-      const int64_t slot = routed.first_token * a.top_k + routed.row_slot[first_row + r];
-      const F32 weight = splat(a.weight_on_hidden ? a.weights[slot] : 1.0f);
-      const int64_t at = (first_row + r) * hidden.stride + column;
-      const auto write = [&](auto* y) {
-        map_row(g, y, count,
-                [&](int64_t j, auto n) { return mul(gated_silu(load(g + j, n), load(u + j, n), limit), weight); });
-      };
-      if (a.quantize) {
-        write(activated);
-        quantize_row<E4m3>(activated, count, kGroup, kAmaxFloor, hidden.data + at, hidden.scale, Dtype::f32,
-                           (first_row + r) * hidden.groups + item.block);
-      } else if (hidden.dtype == Dtype::f32) {
-        write(reinterpret_cast<float*>(hidden.data) + at);
-      } else {
-        write(reinterpret_cast<bf16*>(hidden.data) + at);
-      }
-    }
-  });
+        const F32 limit = splat(a.limit);
+        for (int64_t r = 0; r < item.rows; ++r) {
+          const float* const g = gate + r * of_gate.stride() + of_gate.skip;
+          const float* const u = up + r * of_up.stride() + of_up.skip;
+          const int64_t slot = routed.first_token * a.top_k + routed.row_slot[first_row + r];
+          const F32 weight = splat(a.weight_on_hidden ? a.weights[slot] : 1.0f);
+          const int64_t at = (first_row + r) * hidden.stride + column;
+          const auto write = [&](auto* y) {
+            map_row(g, y, count, [&](int64_t j, auto n) {
+              return mul(gated_silu(load(g + j, n), load(u + j, n), limit), weight);
+            });
+          };
+          if (a.quantize) {
+            write(activated);
+            quantize_row<E4m3>(activated, count, kGroup, kAmaxFloor, hidden.data + at, hidden.scale, Dtype::f32,
+                               (first_row + r) * hidden.groups + item.block);
+          } else if (hidden.dtype == Dtype::f32) {
+            write(reinterpret_cast<float*>(hidden.data) + at);
+          } else {
+            write(reinterpret_cast<bf16*>(hidden.data) + at);
+          }
+        }
+      },
+      routed.rows * a.hidden * a.inter >= kWorthThreads);
 }
 
 // out[t, :] = sum over j, in order, of weight * (w2[e] @ hidden). A worker does some columns of all experts' rows, so
@@ -139,32 +144,35 @@ void second_gemm(const Args& a, const Routed& routed, const gemm::Operand& hidde
   const int64_t sums = routed.rows * kOutColumns, per_worker = round_up(sums * 4, 64) + gemm::kScratchBytes;
   uint8_t* const workers = scratch.take<uint8_t>(per_worker * threads());
 
-  parallel_for(ceil_div(a.hidden, kOutColumns), [&](int64_t item, int worker) {
-    const int64_t column = item * kOutColumns, count = min(kOutColumns, a.hidden - column);
-    float* const y = reinterpret_cast<float*>(workers + worker * per_worker);
-    uint8_t* const work = workers + worker * per_worker + round_up(sums * 4, 64);
-    for (int64_t e = 0; e < a.experts; ++e)
-      if (const int64_t rows = routed.rows_of(e), first = routed.expert_offsets[e]; rows > 0)
-        gemm::SK_ISA::multiply(a.w2.expert(e), rows_from(hidden, first), rows, column / gemm::kLane,
-                               ceil_div(count, gemm::kLane), y + first * kOutColumns, kOutColumns, work);
+  parallel_for(
+      ceil_div(a.hidden, kOutColumns),
+      [&](int64_t item, int worker) {
+        const int64_t column = item * kOutColumns, count = min(kOutColumns, a.hidden - column);
+        float* const y = reinterpret_cast<float*>(workers + worker * per_worker);
+        uint8_t* const work = workers + worker * per_worker + round_up(sums * 4, 64);
+        for (int64_t e = 0; e < a.experts; ++e)
+          if (const int64_t rows = routed.rows_of(e), first = routed.expert_offsets[e]; rows > 0)
+            gemm::SK_ISA::multiply(a.w2.expert(e), rows_from(hidden, first), rows, column / gemm::kLane,
+                                   ceil_div(count, gemm::kLane), y + first * kOutColumns, kOutColumns, work);
 
-    with_float_type(a.out_dtype, [&](auto type) {
-      for (int64_t t = 0; t < routed.tokens; ++t) {
-        const int64_t token = routed.first_token + t;
-        auto* const out = static_cast<decltype(type)*>(a.out) + token * a.hidden + column;
-        map_row(y, out, count, [&](int64_t j, auto n) {
-          F32 acc = splat(0.0f);
-          for (int64_t s = 0; s < a.top_k; ++s) {
-            const int64_t row = routed.slot_row[t * a.top_k + s];
-            if (row < 0) continue;
-            const F32 part = load(y + row * kOutColumns + j, n);
-            acc = a.weight_on_hidden ? add(acc, part) : fma(part, splat(a.weights[token * a.top_k + s]), acc);
+        with_float_type(a.out_dtype, [&](auto type) {
+          for (int64_t t = 0; t < routed.tokens; ++t) {
+            const int64_t token = routed.first_token + t;
+            auto* const out = static_cast<decltype(type)*>(a.out) + token * a.hidden + column;
+            map_row(y, out, count, [&](int64_t j, auto n) {
+              F32 acc = splat(0.0f);
+              for (int64_t s = 0; s < a.top_k; ++s) {
+                const int64_t row = routed.slot_row[t * a.top_k + s];
+                if (row < 0) continue;
+                const F32 part = load(y + row * kOutColumns + j, n);
+                acc = a.weight_on_hidden ? add(acc, part) : fma(part, splat(a.weights[token * a.top_k + s]), acc);
+              }
+              return acc;
+            });
           }
-          return acc;
         });
-      }
-    });
-  });
+      },
+      routed.rows * a.hidden * a.inter >= kWorthThreads);
 }
 
 }  // namespace

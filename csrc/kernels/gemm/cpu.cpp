@@ -38,16 +38,19 @@ void run(const Args& a) {
   const int64_t sums = items.most_rows * gemm::kPanel, per_worker = sums * 4 + gemm::kScratchBytes;
   uint8_t* const workers = scratch.take<uint8_t>(per_worker * threads());
 
-  parallel_for(items.count(), [&](int64_t i, int worker) {
-    const Items::Item item = find_item(items, i, rows_of);
-    const int64_t row = a.groups[item.group].first_row + item.first_row;
-    const int64_t column = item.block * gemm::kPanel, columns = min(gemm::kPanel, a.weights.n - column);
-    float* const c = reinterpret_cast<float*>(workers + worker * per_worker);
-    gemm::SK_ISA::multiply(a.weights.expert(a.groups[item.group].expert), rows_from(x, row), item.rows,
-                           column / gemm::kLane, ceil_div(columns, gemm::kLane), c, gemm::kPanel,
-                           reinterpret_cast<uint8_t*>(c + sums));
-    finish(a, c, row, item.rows, column, columns);
-  });
+  parallel_for(
+      items.count(),
+      [&](int64_t i, int worker) {
+        const Items::Item item = find_item(items, i, rows_of);
+        const int64_t row = a.groups[item.group].first_row + item.first_row;
+        const int64_t column = item.block * gemm::kPanel, columns = min(gemm::kPanel, a.weights.n - column);
+        float* const c = reinterpret_cast<float*>(workers + worker * per_worker);
+        gemm::SK_ISA::multiply(a.weights.expert(a.groups[item.group].expert), rows_from(x, row), item.rows,
+                               column / gemm::kLane, ceil_div(columns, gemm::kLane), c, gemm::kPanel,
+                               reinterpret_cast<uint8_t*>(c + sums));
+        finish(a, c, row, item.rows, column, columns);
+      },
+      a.rows * a.weights.n * a.weights.k >= kWorthThreads);
 }
 
 }  // namespace sk::gemm_groups::SK_ISA
