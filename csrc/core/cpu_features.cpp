@@ -11,10 +11,14 @@ Isa best_isa() {
   static const Isa best = [] {
     __builtin_cpu_init();
     const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+#if defined(SK_AVX512)
     const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                         __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
     const bool bf16 = avx512 && __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512vbmi");
-    return bf16 ? Isa::avx512bf16 : avx512 ? Isa::avx512 : avx2 ? Isa::avx2 : Isa::scalar;
+    if (bf16) return Isa::avx512bf16;
+    if (avx512) return Isa::avx512;
+#endif
+    return avx2 ? Isa::avx2 : Isa::scalar;
   }();
   return best;
 #else

@@ -34,10 +34,12 @@ struct Variant {
       SK_X86_VARIANTS{"scalar", Isa::scalar, &scalar::run}, \
   };
 
-#if defined(__x86_64__)
+#if defined(SK_AVX512)
 #define SK_X86_VARIANTS                                                                     \
   {"avx512bf16", Isa::avx512bf16, &avx512bf16::run}, {"avx512", Isa::avx512, &avx512::run}, \
       {"avx2", Isa::avx2, &avx2::run},
+#elif defined(__x86_64__)
+#define SK_X86_VARIANTS {"avx2", Isa::avx2, &avx2::run},
 #else
 #define SK_X86_VARIANTS
 #endif
