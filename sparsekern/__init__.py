@@ -18,6 +18,8 @@ from sparsekern.ops.grouped_gemm import grouped_gemm as grouped_gemm
 from sparsekern.ops.grouped_gemm_masked import grouped_gemm_masked as grouped_gemm_masked
 from sparsekern.ops.hadamard import hadamard as hadamard
 from sparsekern.ops.layer_norm import layer_norm as layer_norm
+from sparsekern.ops.merge_attn_states import AttentionState as AttentionState
+from sparsekern.ops.merge_attn_states import merge_attn_states as merge_attn_states
 from sparsekern.ops.moe_combine import moe_combine as moe_combine
 from sparsekern.ops.moe_gather import moe_gather as moe_gather
 from sparsekern.ops.moe_permutation import Permutation as Permutation

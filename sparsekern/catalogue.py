@@ -10,6 +10,7 @@ from sparsekern.ops.grouped_gemm import OP as grouped_gemm
 from sparsekern.ops.grouped_gemm_masked import OP as grouped_gemm_masked
 from sparsekern.ops.hadamard import OP as hadamard
 from sparsekern.ops.layer_norm import OP as layer_norm
+from sparsekern.ops.merge_attn_states import OP as merge_attn_states
 from sparsekern.ops.moe_combine import OP as moe_combine
 from sparsekern.ops.moe_gather import OP as moe_gather
 from sparsekern.ops.moe_permutation import OP as moe_permutation
@@ -48,6 +49,7 @@ OPS: dict[str, Op] = {
         grouped_gemm,
         grouped_gemm_masked,
         fused_moe,
+        merge_attn_states,
     )
 }
 

@@ -11,7 +11,8 @@ using Family = std::pair<const Binding*, int>;
 Family quant_family();
 Family moe_family();
 Family gemm_family();
+Family attention_family();
 
-inline std::vector<Family> families() { return {quant_family(), moe_family(), gemm_family()}; }
+inline std::vector<Family> families() { return {quant_family(), moe_family(), gemm_family(), attention_family()}; }
 
 }  // namespace sk
