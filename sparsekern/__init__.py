@@ -32,11 +32,13 @@ from sparsekern.ops.rms_norm import rms_norm as rms_norm
 from sparsekern.ops.route_hash import route_hash as route_hash
 from sparsekern.ops.route_topk import Routing as Routing
 from sparsekern.ops.route_topk import route_topk as route_topk
+from sparsekern.ops.sparsify_2to4 import sparsify_2to4 as sparsify_2to4
 from sparsekern.ops.swiglu import swiglu as swiglu
 from sparsekern.ops.swiglu_quantize_fp8 import swiglu_quantize_fp8 as swiglu_quantize_fp8
 from sparsekern.plan import Support as Support
 from sparsekern.plan import ops as ops
 from sparsekern.plan import support as support
 from sparsekern.weights import PackedWeights as PackedWeights
+from sparsekern.weights import Sparse2to4 as Sparse2to4
 
 __version__ = "0.1.0"

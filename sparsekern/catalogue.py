@@ -21,6 +21,7 @@ from sparsekern.ops.quantize_fp8_blocks import OP as quantize_fp8_blocks
 from sparsekern.ops.rms_norm import OP as rms_norm
 from sparsekern.ops.route_hash import OP as route_hash
 from sparsekern.ops.route_topk import OP as route_topk
+from sparsekern.ops.sparsify_2to4 import OP as sparsify_2to4
 from sparsekern.ops.swiglu import OP as swiglu
 from sparsekern.ops.swiglu_quantize_fp8 import OP as swiglu_quantize_fp8
 from sparsekern.ops.unpack_weights import OP as unpack_weights
@@ -33,6 +34,7 @@ OPS: dict[str, Op] = {
         quantize_fp8_blocks,
         quantize_fp4,
         dequantize,
+        sparsify_2to4,
         swiglu,
         swiglu_quantize_fp8,
         hadamard,

@@ -55,6 +55,33 @@ class PackedWeights(NamedTuple):
         return (experts, *self.shape[-2:], FORMATS.index(self.format), *self.block)
 
 
+class Sparse2to4(NamedTuple):
+    """Weights of which every four along K keep two, as `sparsekern.sparsify_2to4` makes them.
+
+    The GEMMs and `pack_weights` take it in place of a tensor; block scales stay those of the dense matrix.
+    """
+
+    values: Tensor
+    """[..., N, K/2] float32, bfloat16 or e4m3: the two values of every four that stay, in their order."""
+    metadata: Tensor
+    """uint8 [..., N, K/8]: four bits for every four, two of them set; the first four in the low nibble."""
+
+    def dense(self) -> Tensor:
+        """[..., N, K]: the matrix with zeros where values are gone."""
+        masks = torch.stack([self.metadata & 15, self.metadata >> 4], -1).flatten(-2)
+        masks = masks[..., : self.values.shape[-1] // 2, None]
+        stays = (masks >> torch.arange(4, dtype=torch.uint8) & 1).bool()
+        bits = as_bits(self.values)
+        rows = torch.zeros(stays.shape, dtype=bits.dtype)
+        rows[stays] = bits.flatten()
+        return rows.flatten(-2).view(self.values.dtype)
+
+
+def as_bits(t: Tensor) -> Tensor:
+    """The same memory as integers: FP8 cannot be indexed."""
+    return t.view({1: torch.uint8, 2: torch.int16, 4: torch.int32}[t.itemsize])
+
+
 def packed_option(experts: str = "experts", name: str = "packed", sizes: tuple[str, ...] = SIZES) -> Option:
     """The option that carries `PackedWeights.description`, and what an op calls its numbers."""
     return Option(name, "ints", None, nullable=True, length=6, sizes=(experts, *sizes))

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ..baselines import moe_torch_grouped
 from .attention import merge_attn_states as merge_attn_states
+from .sparse import sparsify_2to4 as sparsify_2to4
 
 
 def rms_norm(x: Tensor, weight: Tensor | None = None, bias: Tensor | None = None, *, eps: float) -> Tensor:

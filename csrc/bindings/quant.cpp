@@ -10,6 +10,7 @@
 #include "kernels/quantize_fp8/op.h"
 #include "kernels/quantize_fp8_blocks/op.h"
 #include "kernels/rms_norm/op.h"
+#include "kernels/sparsify_2to4/op.h"
 #include "kernels/swiglu/op.h"
 #include "kernels/swiglu_quantize_fp8/op.h"
 
@@ -119,6 +120,21 @@ void dequantize(Call& c) {
                                 .block_cols = block_cols});
 }
 
+void sparsify_2to4(Call& c) {
+  enum { kW, kImportance };
+  const TensorView &w = c.arg(kW), &importance = c.arg(kImportance);
+  if (w.last() % 4 != 0) fail("the last dimension of w is ", w.last(), ", expected a multiple of 4");
+  c.make_outputs();
+  c.run(sparsify_2to4::kVariants, {.w = w.as_rows<const void>(),
+                                   .dtype = w.dtype,
+                                   .importance = importance.data,
+                                   .importance_dtype = importance.dtype,
+                                   .values = c.out(0).data,
+                                   .metadata = c.out(1).as<uint8_t>(),
+                                   .rows = w.rows(),
+                                   .dim = w.last()});
+}
+
 void swiglu(Call& c) {
   enum { kGateUp, kRowWeight, kLimit = 0 };
   const TensorView& gate_up = c.arg(kGateUp);
@@ -204,6 +220,7 @@ constexpr Binding kBindings[] = {
     {"quantize_fp8_blocks", "w block scale_format amax_floor", &quantize_fp8_blocks},
     {"quantize_fp4", "x group_size amax_floor", &quantize_fp4},
     {"dequantize", "q scale block dtype", &dequantize},
+    {"sparsify_2to4", "w importance", &sparsify_2to4},
     {"swiglu", "gate_up row_weight limit", &swiglu},
     {"swiglu_quantize_fp8", "gate_up row_weight limit group_size scale_format amax_floor", &swiglu_quantize_fp8},
     {"hadamard", "x", &hadamard},
