@@ -13,9 +13,9 @@ CXX_SOURCES := $(shell find csrc -name '*.h' -o -name '*.cpp')
 # One test process a core, one thread each; tests of threads ask for more themselves, and waiting ones sleep.
 PYTEST = OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(BIN)/pytest -q -n $(JOBS) --dist worksteal
 
-.PHONY: help venv build test demo lint bench asan clean
+.PHONY: help venv build test demo lint bench asan emulated clean
 help:
-	@echo "venv build test demo lint bench asan clean"
+	@echo "venv build test demo lint bench asan emulated clean"
 
 # torch first, and by version: whatever else is installed afterwards must not choose one.
 $(VENV)/.torch:
@@ -78,6 +78,19 @@ asan: build
 # and every way to call it wrongly.
 ASAN_TESTS = $(abspath tests/test_ops.py) $(abspath tests/test_errors.py) \
   -k "reference or stays_inside or out or strided or wrong or packed or wild or python_threads"
+
+# The AVX-512 kernels on a processor without AVX-512: compiled against tests/emulation, to the bit and slow.
+EMULATED := build/emulated
+EMULATED_TESTS ?= tests/test_ops.py
+emulated: build
+	PATH="$(abspath $(BIN)):$$PATH" cmake --preset emulated -DPython_EXECUTABLE=$(abspath $(BIN))/python \
+	  -Dpybind11_DIR=$$($(BIN)/python -m pybind11 --cmakedir) > /dev/null
+	$(BIN)/cmake --build $(EMULATED) -j $(JOBS)
+	rm -rf $(EMULATED)/package && mkdir -p $(EMULATED)/package && cp -r sparsekern bench tests $(EMULATED)/package/
+	rm -f $(EMULATED)/package/sparsekern/_C*.so && cp $(EMULATED)/_C*.so $(EMULATED)/package/sparsekern/
+	cd $(EMULATED)/package && PYTHONPATH=$(abspath $(EMULATED)/package):$(SITE) \
+	  SPARSEKERN_BUILD_DIR=$(abspath $(EMULATED)) OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive \
+	  $(BASE) -m pytest -q -n $(JOBS) --dist worksteal -p no:cacheprovider $(EMULATED_TESTS)
 
 clean:
 	rm -rf build $(VENV) dist .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
