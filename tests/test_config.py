@@ -147,7 +147,8 @@ def test_attribute_reads_give_the_same_results(op: Op, dims: Dims) -> None:
     assert_same_bits(got, want)
 
 
-def test_import_is_quick_and_quiet() -> None:
+@pytest.mark.bench
+def test_import_is_quick() -> None:
     code = "import time, torch; t = time.perf_counter(); import sparsekern; print(time.perf_counter() - t)"
     assert min(float(python(code)) for _ in range(3)) < 0.3
 
