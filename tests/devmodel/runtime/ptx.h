@@ -1,0 +1,3 @@
+// What translated kernels include.
+#pragma once
+#include "async.h"
