@@ -119,7 +119,8 @@ def _through_torch(op: Op, values: Sequence[Any]) -> Any:
     *inputs, out = values
     overloads = getattr(torch.ops.sparsekern, op.name)
     if out is not None:
-        overloads.out(*inputs, **{f"out_{o.name}": t for o, t in zip(op.outs, as_tuple(out), strict=True)})
+        pairs = zip(op.outs, as_tuple(out), strict=True)  # a result that this call has not: an empty tensor
+        overloads.out(*inputs, **{f"out_{o.name}": torch.empty(0) if t is None else t for o, t in pairs})
         return out
     result = overloads.default(*inputs)
     return op.result(*result) if op.result is not None else result

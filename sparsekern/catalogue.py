@@ -9,6 +9,10 @@ from sparsekern.ops.gemm import OP as gemm
 from sparsekern.ops.grouped_gemm import OP as grouped_gemm
 from sparsekern.ops.grouped_gemm_masked import OP as grouped_gemm_masked
 from sparsekern.ops.hadamard import OP as hadamard
+from sparsekern.ops.kv_copy_pages import OP as kv_copy_pages
+from sparsekern.ops.kv_gather import OP as kv_gather
+from sparsekern.ops.kv_read import OP as kv_read
+from sparsekern.ops.kv_write import OP as kv_write
 from sparsekern.ops.layer_norm import OP as layer_norm
 from sparsekern.ops.merge_attn_states import OP as merge_attn_states
 from sparsekern.ops.moe_combine import OP as moe_combine
@@ -52,6 +56,10 @@ OPS: dict[str, Op] = {
         grouped_gemm_masked,
         fused_moe,
         merge_attn_states,
+        kv_write,
+        kv_read,
+        kv_gather,
+        kv_copy_pages,
     )
 }
 

@@ -16,6 +16,7 @@ FAMILIES = {
     "moe": "Routing and permutation",
     "gemm": "Matrix products",
     "attention": "Attention",
+    "kv": "Paged KV cache",
 }
 HEAD = """\
 # The ops
@@ -42,13 +43,14 @@ def docstring(op: Op) -> str:
     single = len(op.outs) == 1
     sections = {
         "Args": [
-            *(f"{a.name}: {forms(a)} {dtypes(op, a)}. {capital(a.doc)}." for a in op.args),
+            *(f"{a.name}: {forms(a)} {dtypes(op, a)}. {capital(a.doc)}{how(a)}." for a in op.args),
             *(f"{o.name}: {kind(o)}." for o in visible(op)),
-            "out: where to write the result, instead of into new memory.",
+            *["out: where to write the result, instead of into new memory."] * bool(op.outs),
         ],
         "Returns": [
             f"{'' if single else f'{r.name}: '}{shape(r)} {dtype(op, r)}. {capital(r.doc)}." for r in op.outs
-        ],
+        ]
+        or ["None."],
         "Raises": [
             "ShapeError: (a ValueError) a shape, layout, index or option does not fit; nothing was written.",
             "DtypeError: (a TypeError) the dtype or type of an argument does not fit; nothing was written.",
@@ -83,9 +85,7 @@ def entry(op: Op) -> str:
         "| | shape | dtype | |",
         "|---|---|---|---|",
     ]
-    for a in op.args:
-        contiguous = "; contiguous" if a.layout == "dense" else ""
-        lines.append(f"| `{a.name}` | {code(forms(a))} | {dtypes(op, a)} | {a.doc}{contiguous} |")
+    lines += [f"| `{a.name}` | {code(forms(a))} | {dtypes(op, a)} | {a.doc}{how(a)} |" for a in op.args]
     lines += [f"| → `{r.name}` | {code(shape(r))} | {dtype(op, r)} | {r.doc} |" for r in op.outs]
     lines.append(f"\nTolerance: {tolerance(op)}. Source: {op.source}.\n")
     return "\n".join(lines)
@@ -125,6 +125,11 @@ def brackets(s: Shape) -> str:
 def forms(a: Arg) -> str:
     """The shapes that an argument may have."""
     return " or ".join(map(brackets, a.forms))
+
+
+def how(a: Arg) -> str:
+    """What else is to know about an argument."""
+    return "; contiguous" * (a.layout == "dense") + "; written in place" * a.written
 
 
 def shape(r: Out) -> str:

@@ -130,7 +130,8 @@ class Arg:
 
     `shape` may offer a second form of another rank: "E N K | bytes". `dtypes` names what is taken ("f32
     bf16"). `layout` is "rows" (unit stride in the last dimension, one stride for all rows) or "dense"
-    (contiguous).
+    (contiguous). `written` marks one that the op changes in place: it shares no memory with another argument,
+    or is the very same tensor.
     """
 
     name: str
@@ -138,6 +139,7 @@ class Arg:
     dtypes: str
     doc: str
     layout: Literal["rows", "dense"] = "rows"
+    written: bool = False
 
     @property
     def packed(self) -> bool:
@@ -192,7 +194,7 @@ class Op:
     fn: Callable[..., Any]
     family: str
     args: tuple[Arg, ...]
-    outs: tuple[Out, ...]
+    outs: tuple[Out, ...]  # none: the op writes to an argument, and returns None
     reference: Callable[..., Any]
     inputs: Callable[[Dims, torch.Generator], dict[str, Any]]  # keyword arguments of `fn`
     test_dims: tuple[Dims, ...]
@@ -266,6 +268,9 @@ class Op:
             self._check_sizes(a, t, dims, origin)
         for a, t in present:
             self._check_layout(a, t)
+        for (a, t), (b, u) in itertools.permutations(present, 2):
+            if a.written and overlap(t, u) and not same_memory(t, u):
+                raise ShapeError(f"{self.name}: {a.name} is written to and overlaps {b.name}")
         return dims
 
     def _check_dtype(self, a: Arg, t: Tensor) -> None:
@@ -405,7 +410,7 @@ class Op:
             symbols,
             [
                 (a.name, a.name in self.optional, sum(1 << CODES[d] for d in a.accepts()), a.packed,
-                 a.layout == "dense", "i32" in a.dtypes.split(), [shape(form) for form in a.forms])
+                 a.layout == "dense", "i32" in a.dtypes.split(), [shape(form) for form in a.forms], a.written)
                 for a in self.args
             ],
             [
@@ -434,6 +439,25 @@ def is_rows(shape: Sequence[int], stride: Sequence[int]) -> bool:
     return all(s == inner * n for (_, s), (n, inner) in itertools.pairwise(leading))
 
 
+def overlap(a: Tensor, b: Tensor) -> bool:
+    """Whether the memory from the first element of one to its last touches that of the other."""
+
+    def span(t: Tensor) -> tuple[int, int]:
+        reach = [(n - 1) * s for n, s in zip(t.shape, t.stride(), strict=True)]
+        low, high = sum(r for r in reach if r < 0), sum(r for r in reach if r > 0) + 1
+        return t.data_ptr() + low * t.element_size(), t.data_ptr() + high * t.element_size()
+
+    if any(t.numel() == 0 or not t.is_cpu or type(t) is not Tensor for t in (a, b)):
+        return False  # nothing there, or no memory that could be compared
+    (start, end), (first, last) = span(a), span(b)
+    return start < last and first < end
+
+
+def same_memory(a: Tensor, b: Tensor) -> bool:
+    """Whether two tensors are one."""
+    return (a.data_ptr(), a.shape, a.stride(), a.dtype) == (b.data_ptr(), b.shape, b.stride(), b.dtype)
+
+
 def _option(p: inspect.Parameter, hint: Any) -> Option:
     """Read one keyword option from its annotation.
 
@@ -456,8 +480,8 @@ def _option(p: inspect.Parameter, hint: Any) -> Option:
 
 
 def as_tuple(result: Any) -> tuple[Any, ...]:
-    """Results as a tuple, also a single one."""
-    return tuple(result) if isinstance(result, tuple) else (result,)
+    """Results as a tuple, also a single one, or none at all."""
+    return tuple(result) if isinstance(result, tuple) else () if result is None else (result,)
 
 
 def names(items: Iterable[Any]) -> list[str]:

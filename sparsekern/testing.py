@@ -2,8 +2,8 @@
 
 ```python
 x = op.inputs(dims, seeded(op, dims))
-got = op.fn(**{name: guarded(v) if isinstance(v, Tensor) else v for name, v in x.items()})
-assert_close(got, op.reference(**x), op.max_err)
+got = outcome(op, {name: guarded(v) if isinstance(v, Tensor) else v for name, v in x.items()})
+assert_close(got, outcome(op, x, op.reference), op.max_err)
 ```
 """
 
@@ -13,7 +13,7 @@ import ctypes
 import mmap
 import os
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import torch
@@ -37,6 +37,21 @@ def cpu_isas() -> list[str]:
 def seeded(op: Op, dims: Mapping[str, int]) -> torch.Generator:
     """The random numbers of one test case: the same in every process."""
     return torch.Generator().manual_seed(zlib.crc32(f"{op.name} {sorted(dims.items())}".encode()))
+
+
+def outcome(op: Op, x: Mapping[str, Any], run: Callable[..., Any] | None = None) -> Any:
+    """Call an op, or `run` in its place, and return what the call makes.
+
+    That is its result; of an op that writes in place, a tuple of the arguments it wrote to, copied. They
+    are then put back, so that `x` is as it was.
+    """
+    written = [x[a.name] for a in op.args if a.written]
+    before = [t.clone() for t in written]
+    result = (op.fn if run is None else run)(**x)
+    after = tuple(t.clone() for t in written)
+    for t, old in zip(written, before, strict=True):
+        t.copy_(old)
+    return after if written else result
 
 
 # --- guard pages ----------------------------------------------------------------------------------------

@@ -19,22 +19,20 @@ _TYPES = {"int": "SymInt", "float": "float", "bool": "bool", "enum": "str", "dty
 
 
 def register(op: Op) -> None:
-    """Register one op and its out variant."""
-    arguments = ", ".join(
-        [f"Tensor{'?' if a.name in op.optional else ''} {a.name}" for a in op.args]
-        + [_option(o) for o in op.options]
-    )
+    """Register one op, and its out variant if it has results."""
+    arguments = ", ".join([*(_argument(op, i) for i in range(len(op.args))), *map(_option, op.options)])
     results = "Tensor" if len(op.outs) == 1 else "(" + ", ".join("Tensor" for _ in op.outs) + ")"
     into = ", ".join(f"Tensor({chr(97 + i)}!) out_{o.name}" for i, o in enumerate(op.outs))
     _LIBRARY.define(f"{op.name}({arguments}) -> {results}", tags=(torch.Tag.pt2_compliant_tag,))
-    _LIBRARY.define(f"{op.name}.out({arguments}, *, {into}) -> ()", tags=(torch.Tag.pt2_compliant_tag,))
+    if op.outs:
+        _LIBRARY.define(f"{op.name}.out({arguments}, *, {into}) -> ()", tags=(torch.Tag.pt2_compliant_tag,))
     inputs = len(op.args) + len(op.options)
 
     def run(*values: Any) -> Any:
         check_gradients(op, values)
         with torch.no_grad():
             result = run_plain(op, (*values, None))
-        return result if len(op.outs) == 1 else tuple(torch.empty(0) if t is None else t for t in result)
+        return result if len(op.outs) < 2 else tuple(torch.empty(0) if t is None else t for t in result)
 
     def run_out(*values: Any, **out: Tensor) -> None:
         check_gradients(op, values)
@@ -51,6 +49,8 @@ def register(op: Op) -> None:
 
     def fake(*values: Any) -> Any:
         tensors, options, dims = bound(values)
+        if not op.outs:
+            return None
         device = values[0].device
         made = tuple(
             torch.empty(
@@ -64,9 +64,10 @@ def register(op: Op) -> None:
         bound(values[:inputs])  # `out` is checked when there is memory
 
     _LIBRARY.impl(op.name, run, "CPU")
-    _LIBRARY.impl(f"{op.name}.out", run_out, "CPU")
     torch.library.register_fake(f"sparsekern::{op.name}", fake, lib=_LIBRARY)
-    torch.library.register_fake(f"sparsekern::{op.name}.out", fake_out, lib=_LIBRARY)
+    if op.outs:
+        _LIBRARY.impl(f"{op.name}.out", run_out, "CPU")
+        torch.library.register_fake(f"sparsekern::{op.name}.out", fake_out, lib=_LIBRARY)
 
 
 class _Sizes(dict[str, Any]):
@@ -75,6 +76,12 @@ class _Sizes(dict[str, Any]):
     def __missing__(self, symbol: str) -> Any:
         self[symbol] = torch.library.get_ctx().new_dynamic_size()
         return self[symbol]
+
+
+def _argument(op: Op, i: int) -> str:
+    a = op.args[i]
+    written = f"({chr(97 + i)}!)" if a.written else ""
+    return f"Tensor{written}{'?' if a.name in op.optional else ''} {a.name}"
 
 
 def _option(o: Option) -> str:

@@ -16,7 +16,7 @@ import sparsekern
 from sparsekern import backend
 from sparsekern.catalogue import OPS
 from sparsekern.schema import Dims, Op, as_tuple
-from sparsekern.testing import cpu_isas, raw, seeded
+from sparsekern.testing import cpu_isas, guarded, outcome, raw, seeded
 from sparsekern.weights import PackedWeights
 
 Args = dict[str, Any]
@@ -64,7 +64,7 @@ def _made(op: Op, dims: tuple[tuple[str, int], ...]) -> Args:
 
 @lru_cache(maxsize=4)
 def _expected(op: Op, dims: tuple[tuple[str, int], ...]) -> Any:
-    return op.reference(**_made(op, dims))
+    return outcome(op, _made(op, dims), op.reference)
 
 
 def inputs(op: Op, dims: Dims) -> Args:
@@ -86,6 +86,14 @@ def packed(op: Op, x: Mapping[str, Any]) -> Args:
             x[name], x.pop(stem + "scale", None), block=x.pop(stem + "block", None)
         )
     return x
+
+
+def fenced(op: Op, x: Mapping[str, Any], at: Any) -> Args:
+    """The arguments behind guard pages; only what the op writes to can be written."""
+    written = {a.name for a in op.args if a.written}
+    return {
+        name: _mapped(v, lambda t, can=name in written: guarded(t, at, writable=can)) for name, v in x.items()
+    }
 
 
 def mapped(x: Mapping[str, Any], change: Callable[[Tensor], Tensor]) -> Args:
@@ -110,7 +118,7 @@ def tensors(x: Mapping[str, Any]) -> list[Tensor]:
 def run(op: Op, x: Mapping[str, Any], **settings: Any) -> Any:
     """Call the op under some settings of `sparsekern.config`."""
     with sparsekern.config.using(**settings):
-        return op.fn(**x)
+        return outcome(op, x)
 
 
 def buffers(result: Any) -> tuple[Tensor | None, ...]:

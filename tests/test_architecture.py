@@ -25,6 +25,7 @@ LAYERS = {
     "gemm": {"gemm", "simd", "core"},
     "moe": {"moe", "simd", "core"},
     "quant": {"quant", "simd", "core"},
+    "kv": {"kv", "simd", "core"},
     "probes": {"probes", "simd", "core"},
 }
 
@@ -54,7 +55,7 @@ def test_includes_follow_the_layers(path: Path) -> None:
         top, *rest = name.split("/")
         assert (CSRC / name).is_file() or name == "SK_ISA_HEADER", f"{name} is not relative to csrc/"
         if own == "bindings":
-            good = top in ("bindings", "core", "gemm", "moe") or rest[-1] in ("op.h", "probes.h")
+            good = top in ("bindings", "core", "gemm", "moe", "kv") or rest[-1] in ("op.h", "probes.h")
         elif own == "kernels":
             same = top == "kernels" and rest[0] == path.parent.name
             good = same or top in LAYERS

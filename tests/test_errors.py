@@ -129,6 +129,8 @@ TABLE = [
 def refused(op: Op, x: Args, error: Any, out: Any = None) -> str:
     """Make the call, once with memory for the results and once without; return the message."""
     given = filled(buffers(op.fn(**inputs(op, op.test_dims[0]))), 0x5A)
+    written = [x[a.name] for a in op.args if a.written and isinstance(x[a.name], Tensor)]
+    before = [t.clone() for t in written]
     messages = []
     for into in ({"out": as_out(given) if out is None else out}, {}):
         if takes_out(op) if into else out is None:
@@ -137,6 +139,8 @@ def refused(op: Op, x: Args, error: Any, out: Any = None) -> str:
             messages.append(str(caught.value))
     for t in given:
         assert t is None or bool((t.view(torch.uint8) == 0x5A).all()), "something was written"
+    for t, old in zip(written, before, strict=True):
+        assert t.device.type != "cpu" or torch.equal(t, old), "something was written in place"
     assert len(set(messages)) == 1, messages
     assert messages[0].startswith(f"{op.name}: "), messages[0]
     return messages[0]

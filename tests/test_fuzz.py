@@ -4,13 +4,13 @@ from typing import Any
 
 import pytest
 import torch
-from cases import EACH_ISA, EACH_OP, Args, mapped, run
+from cases import EACH_ISA, EACH_OP, Args, fenced, run
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
 from sparsekern.schema import Dims, Op
-from sparsekern.testing import assert_close, assert_same_bits, guarded, seeded, strided
+from sparsekern.testing import assert_close, assert_same_bits, outcome, seeded, strided
 
 SPECIALS = (float("inf"), float("-inf"), float("nan"), -0.0, 0.0, 1e-40, -1e-40)
 SIZES = st.integers(0, 40) | st.sampled_from((1, 15, 16, 17, 63, 64, 65, 128, 129))
@@ -39,8 +39,8 @@ def made(op: Op, dims: Dims, edits: list[tuple[int, float]]) -> Args:
     """The arguments of that size, with odd values among what comes in rows."""
     try:
         x = op.inputs(dims, seeded(op, dims))
-        op.reference(**x)
-        op.fn(**x)
+        outcome(op, x, op.reference)
+        outcome(op, x)
     except (RuntimeError, ValueError, IndexError, ZeroDivisionError):
         assume(False)  # sizes that do not go together; what is refused, and how, is for test_errors.py
     t = x[(op.rows or (op.args[0].name,))[0]]
@@ -56,7 +56,7 @@ def relaid(op: Op, x: Args, gap: int, at: Any) -> Args:
     """The same values with rows apart, behind a guard page."""
     rows = {a.name for a in op.args if a.layout == "rows" and len(a.forms) == 1}
     spread = {n: strided(v, gap) if n in rows and isinstance(v, Tensor) else v for n, v in x.items()}
-    return mapped(spread, lambda t: guarded(t, at, writable=False))
+    return fenced(op, spread, at)
 
 
 @pytest.mark.parametrize("op", EACH_OP)
@@ -65,8 +65,8 @@ def test_matches_reference(op: Op) -> None:
     @given(sizes(op), EDITS, st.integers(0, 9), st.sampled_from(("end", "start")))
     def check(dims: Dims, edits: list[tuple[int, float]], gap: int, at: str) -> None:
         x = made(op, dims, edits)
-        got = op.fn(**relaid(op, x, gap, at))
-        assert_close(got, op.reference(**x), op.max_err)
+        got = outcome(op, relaid(op, x, gap, at))
+        assert_close(got, outcome(op, x, op.reference), op.max_err)
         for isa in EACH_ISA:
             assert_same_bits(run(op, x, isa=isa, threads=2), got, isa)
 

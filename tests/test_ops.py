@@ -21,9 +21,9 @@ from cases import (
     as_out,
     buffers,
     expected,
+    fenced,
     filled,
     inputs,
-    mapped,
     of_rows,
     rows_of,
     run,
@@ -35,7 +35,7 @@ from torch.profiler import ProfilerActivity, profile
 
 import sparsekern
 from sparsekern.schema import Dims, Op, as_tuple
-from sparsekern.testing import assert_close, assert_same_bits, guarded, raw, strided
+from sparsekern.testing import assert_close, assert_same_bits, guarded, outcome, raw, strided
 
 INDEPENDENT = [p for p in MANY_ROWS if p.values[0].rows]
 
@@ -54,7 +54,7 @@ def test_matches_reference(op: Op, dims: Dims, isa: str) -> None:
 def test_tolerance_has_teeth(op: Op) -> None:
     dims = op.test_dims[0]
     with pytest.raises(AssertionError):
-        assert_close(op.fn(**op.spoil(inputs(op, dims))), expected(op, dims), op.max_err)
+        assert_close(outcome(op, op.spoil(inputs(op, dims))), expected(op, dims), op.max_err)
 
 
 # --- one result ---------------------------------------------------------------------------------------------
@@ -104,7 +104,7 @@ def test_subnormals_match_reference(op: Op, dims: Dims) -> None:
     if op.family == "gemm" or op.name == "fused_moe":
         pytest.skip("GEMM loops flush subnormals by decision (docs/numerics.md)")
     x = subnormal(op, inputs(op, dims))
-    assert_close(op.fn(**x), op.reference(**x), op.max_err)
+    assert_close(outcome(op, x), outcome(op, x, op.reference), op.max_err)
 
 
 def subnormal(op: Op, x: Args) -> Args:
@@ -122,11 +122,11 @@ def subnormal(op: Op, x: Args) -> Args:
 def test_stays_inside_its_tensors(op: Op, dims: Dims, at: Any, isa: str) -> None:
     x = inputs(op, dims)
     want = run(op, x, isa=isa)
-    fenced = mapped(x, lambda t: guarded(t, at, writable=False))
-    assert_same_bits(run(op, fenced, isa=isa), want)
+    x = fenced(op, x, at)
+    assert_same_bits(run(op, x, isa=isa), want)
     if takes_out(op):
         out = tuple(None if t is None else guarded(t, at) for t in blank(op, want))
-        assert_same_bits(run(op, {**fenced, "out": as_out(out)}, isa=isa), want)
+        assert_same_bits(run(op, {**x, "out": as_out(out)}, isa=isa), want)
 
 
 @pytest.mark.parametrize(("op", "dims"), [p for p in CASES if takes_out(p.values[0])])
@@ -151,7 +151,7 @@ def test_the_profiler_would_see_an_allocation() -> None:
 @pytest.mark.parametrize(("op", "dims"), CASES)
 def test_inputs_are_neither_changed_nor_returned(op: Op, dims: Dims) -> None:
     x = inputs(op, dims)
-    result = op.fn(**x)
+    result = outcome(op, x)
     assert_same_bits(tuple(tensors(x)), tuple(tensors(inputs(op, dims))))
     memory = {t.untyped_storage().data_ptr() for t in tensors(x)}
     assert not any(
@@ -179,17 +179,17 @@ def test_rows_of_nobody_are_left_as_they_are(op: Op, dims: Dims) -> None:
 
 @pytest.mark.parametrize(("op", "dims"), CASES)
 def test_strided_rows_give_the_same_bits(op: Op, dims: Dims) -> None:
-    x, want = inputs(op, dims), op.fn(**inputs(op, dims))
+    x, want = inputs(op, dims), outcome(op, inputs(op, dims))
     for a in op.args:
         if a.layout == "rows" and isinstance(x.get(a.name), Tensor) and len(a.forms) == 1:
             x[a.name] = strided(x[a.name])
-    assert_same_bits(op.fn(**x), want)
+    assert_same_bits(outcome(op, x), want)
 
 
 @pytest.mark.parametrize(("op", "dims"), CASES)
 def test_wider_indices_and_plain_bytes_give_the_same_bits(op: Op, dims: Dims) -> None:
     x = inputs(op, dims)
-    want = op.fn(**x)
+    want = outcome(op, x)
     for a in op.args:
         t = x.get(a.name)
         if not isinstance(t, Tensor) or any(a.name in o.dtype.split() for o in op.outs):
@@ -198,7 +198,7 @@ def test_wider_indices_and_plain_bytes_give_the_same_bits(op: Op, dims: Dims) ->
             x[a.name] = t.long()
         elif t.dtype == torch.float8_e8m0fnu:
             x[a.name] = t.view(torch.uint8)
-    assert_same_bits(op.fn(**x), want)
+    assert_same_bits(outcome(op, x), want)
 
 
 @pytest.mark.parametrize(("op", "dims"), [p for p in CASES if p.values[1].get("packed")])
@@ -212,13 +212,13 @@ def test_packed_weights_give_the_same_bits(op: Op, dims: Dims) -> None:
 
 @pytest.mark.parametrize("op", EACH_OP)
 def test_python_threads_at_once(op: Op) -> None:
-    cases = [inputs(op, dims) for dims in op.test_dims]
-    want = [op.fn(**x) for x in cases]
+    want = [outcome(op, inputs(op, dims)) for dims in op.test_dims]
     together = threading.Barrier(2)
 
     def work(_: int) -> list[list[Any]]:
+        cases = [inputs(op, dims) for dims in op.test_dims]
         together.wait()
-        return [[op.fn(**x) for x in cases] for _ in range(10)]
+        return [[outcome(op, x) for x in cases] for _ in range(10)]
 
     with ThreadPoolExecutor(2) as pool:
         for rounds in pool.map(work, range(2)):
@@ -230,21 +230,21 @@ def test_python_threads_at_once(op: Op) -> None:
 FORKING = """
 import os, sys, torch, sparsekern
 from sparsekern.catalogue import OPS
-from sparsekern.testing import assert_same_bits, seeded
+from sparsekern.testing import assert_same_bits, outcome, seeded
 
 cases = [(op, op.inputs(d, seeded(op, d))) for op in OPS.values() for d in op.test_dims]
 x = torch.ones(512, 1024)
 for threads in (1, 2):  # the second child is born with the parent's thread team gone
     sparsekern.config.threads = threads
     sparsekern.rms_norm(x, eps=1e-6)
-    want = [op.fn(**x) for op, x in cases]
+    want = [outcome(op, x) for op, x in cases]
     child = os.fork()
     if child == 0:
         torch.set_num_threads(1)  # as a DataLoader's worker does
         sparsekern.config.threads = 0
         sparsekern.rms_norm(x, eps=1e-6)
         for (op, x), w in zip(cases, want):
-            assert_same_bits(op.fn(**x), w)
+            assert_same_bits(outcome(op, x), w)
         os._exit(7)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
 """

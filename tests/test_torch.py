@@ -15,9 +15,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import sparsekern
 from sparsekern.schema import Dims, Op, ShapeError, as_tuple
-from sparsekern.testing import assert_same_bits
+from sparsekern.testing import assert_same_bits, outcome
 
 STATIC = [p for p in EACH_OP if not p.values[0].dynamic]
+WITH_OUT = [p for p in EACH_OP if p.values[0].outs]
+IN_PLACE = [p for p in EACH_OP if not p.values[0].outs]
 
 
 def utilities(arguments: list[Any]) -> tuple[str, ...]:
@@ -43,9 +45,13 @@ def called(op: Op, x: Args) -> tuple[Callable[..., Any], tuple[Tensor, ...]]:
     """The call as a function of its tensors, for tracers, and the tensors."""
     names = [name for name, v in x.items() if isinstance(v, Tensor)]
     rest = {name: v for name, v in x.items() if name not in names}
+    written = [a.name for a in op.args if a.written]
 
     def call(*given: Tensor) -> Any:
-        return op.fn(**dict(zip(names, given, strict=True)), **rest)
+        arguments = dict(zip(names, given, strict=True))
+        copies = {name: arguments[name].clone() for name in written}
+        result = op.fn(**{**arguments, **copies}, **rest)
+        return tuple(copies.values()) if written else result
 
     return call, tuple(x[name] for name in names)
 
@@ -56,7 +62,7 @@ def test_opcheck(op: Op) -> None:
     torch.library.opcheck(overloads(op).default, tuple(arguments), test_utils=utilities(arguments))
 
 
-@pytest.mark.parametrize("op", EACH_OP)
+@pytest.mark.parametrize("op", WITH_OUT)
 def test_opcheck_of_out(op: Op) -> None:
     arguments = values(op, inputs(op, op.test_dims[0]))
     out = out_arguments(op, as_tuple(overloads(op).default(*arguments)))
@@ -64,7 +70,7 @@ def test_opcheck_of_out(op: Op) -> None:
     torch.library.opcheck(overloads(op).out, tuple(arguments), out, test_utils=tests)
 
 
-@pytest.mark.parametrize(("op", "dims"), CASES)
+@pytest.mark.parametrize(("op", "dims"), [p for p in CASES if p.values[0].outs])
 def test_registered_op_is_the_op(op: Op, dims: Dims) -> None:
     arguments = values(op, inputs(op, dims))
     want = as_tuple(overloads(op).default(*arguments))
@@ -73,7 +79,15 @@ def test_registered_op_is_the_op(op: Op, dims: Dims) -> None:
     assert_same_bits(tuple(given.values()), want)
 
 
-@pytest.mark.parametrize(("op", "dims"), CASES)
+@pytest.mark.parametrize("op", IN_PLACE)
+def test_registered_op_writes_in_place(op: Op) -> None:
+    x = inputs(op, op.test_dims[0])
+    want = outcome(op, x)
+    assert overloads(op).default(*values(op, x)) is None
+    assert_same_bits(tuple(x[a.name] for a in op.args if a.written), want)
+
+
+@pytest.mark.parametrize(("op", "dims"), [p for p in CASES if p.values[0].outs])
 def test_fake_results_are_like_the_real_ones(op: Op, dims: Dims) -> None:
     arguments = values(op, inputs(op, dims))
     want = as_tuple(overloads(op).default(*arguments))

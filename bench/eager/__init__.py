@@ -15,6 +15,10 @@ from torch import Tensor
 
 from ..baselines import moe_torch_grouped
 from .attention import merge_attn_states as merge_attn_states
+from .kv import kv_copy_pages as kv_copy_pages
+from .kv import kv_gather as kv_gather
+from .kv import kv_read as kv_read
+from .kv import kv_write as kv_write
 from .sparse import sparsify_2to4 as sparsify_2to4
 
 

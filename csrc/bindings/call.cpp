@@ -55,6 +55,11 @@ bool overlap(const TensorView& a, const TensorView& b) {
   const Span x = span_of(a), y = span_of(b);
   return x.first < y.last && y.first < x.last;
 }
+bool same_memory(const TensorView& a, const TensorView& b) {
+  bool same = a.data == b.data && a.dtype == b.dtype && a.rank == b.rank;
+  for (int i = 0; same && i < a.rank; ++i) same = a.shape[i] == b.shape[i] && a.stride[i] == b.stride[i];
+  return same;
+}
 
 }  // namespace
 
@@ -78,6 +83,7 @@ void Call::read(PyObject* const* values) {
   for (size_t i = 0; i < schema_.options.size(); ++i)
     read_option(static_cast<int>(i), values[schema_.args.size() + i]);
   for (size_t i = 0; i < schema_.args.size(); ++i) read_tensor_arg(static_cast<int>(i), values[i]);
+  check_written();
   out_ = values[schema_.args.size() + schema_.options.size()];
   bind_sizes();
 }
@@ -95,6 +101,13 @@ void Call::read_tensor_arg(int i, PyObject* value) {
   if (t.dtype == Dtype::other || !(spec.dtypes >> static_cast<int>(t.dtype) & 1)) throw Refused{"dtype"};
   if (!(spec.dense ? is_dense(t) : is_rows(t))) throw Refused{"strides"};
   if (requires_grad(value)) throw Refused{"requires grad"};
+}
+
+void Call::check_written() const {
+  for (size_t i = 0; i < schema_.args.size(); ++i)
+    for (size_t j = 0; j < schema_.args.size() && schema_.args[i].written && args_[i].present(); ++j)
+      if (j != i && args_[j].present() && overlap(args_[i], args_[j]) && !same_memory(args_[i], args_[j]))
+        throw Refused{"a written argument overlaps another"};
 }
 
 void Call::read_option(int i, PyObject* value) {
@@ -305,6 +318,7 @@ void Call::take_output(size_t i, PyObject* value, Dtype dtype, int rank, const i
 }
 
 py::object Call::result() {
+  if (schema_.outs.empty()) return py::none();
   if (schema_.outs.size() == 1) return results_[0];
   py::tuple all(schema_.outs.size());
   for (size_t i = 0; i < schema_.outs.size(); ++i) all[i] = results_[i];

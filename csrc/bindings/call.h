@@ -84,6 +84,7 @@ class Call {
 
  private:
   void read_tensor_arg(int i, PyObject* value);
+  void check_written() const;
   void read_option(int i, PyObject* value);
   void bind_sizes();
   static const ShapeSpec& form_of(const ArgSpec& spec, const TensorView& t);

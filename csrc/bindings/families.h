@@ -12,7 +12,12 @@ Family quant_family();
 Family moe_family();
 Family gemm_family();
 Family attention_family();
+Family kv_family();
 
-inline std::vector<Family> families() { return {quant_family(), moe_family(), gemm_family(), attention_family()}; }
+inline std::vector<Family> families() {
+  return {
+      quant_family(), moe_family(), gemm_family(), attention_family(), kv_family(),
+  };
+}
 
 }  // namespace sk

@@ -41,6 +41,7 @@ Schema::Schema(const py::tuple& record) : name(record[0].cast<std::string>()) {
                     .packed = a[3].cast<bool>(),
                     .dense = a[4].cast<bool>(),
                     .index = a[5].cast<bool>(),
+                    .written = a[7].cast<bool>(),
                     .dtypes = a[2].cast<uint32_t>(),
                     .forms = {}});
     for (const py::handle form : a[6]) args.back().forms.push_back(read_shape(form));

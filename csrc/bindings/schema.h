@@ -23,6 +23,7 @@ struct ShapeSpec {
 struct ArgSpec {
   std::string name;
   bool optional, packed, dense, index;  // packed: a byte holds two; index: int32, int64 taken
+  bool written;                         // in place: shares no memory with other arguments, but may be one of them
   uint32_t dtypes;                      // bit per Dtype
   std::vector<ShapeSpec> forms;         // told apart by rank
 };

@@ -12,7 +12,7 @@ from sparsekern.config import config
 from sparsekern.docs import bound
 from sparsekern.plan import support
 from sparsekern.schema import Op
-from sparsekern.testing import assert_close, assert_same_bits, cpu_isas, seeded
+from sparsekern.testing import assert_close, assert_same_bits, cpu_isas, outcome, seeded
 
 SHOWN = 4  # messages per op
 
@@ -62,7 +62,7 @@ def check(op: Op, isas: list[str]) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {isa: [] for isa in isas}
     for dims in op.test_dims:
         x = op.inputs(dims, seeded(op, dims))
-        want, first = op.reference(**x), None
+        want, first = outcome(op, x, op.reference), None
         for isa in isas:
             for threads in (1, 2, 3) if isa == isas[-1] else (1,):
                 with config.using(isa=isa, threads=threads):
@@ -78,7 +78,7 @@ def attempt(op: Op, x: dict[str, Any], want: Any, first: Any) -> tuple[Any, str]
     """One call, and what is wrong with its result."""
     got = None
     try:
-        got = op.fn(**x)
+        got = outcome(op, x)
         assert_close(got, want, op.max_err)
         if first is not None:
             assert_same_bits(got, first, "not the bits of the others:")
