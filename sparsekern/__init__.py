@@ -38,6 +38,9 @@ from sparsekern.ops.rms_norm import rms_norm as rms_norm
 from sparsekern.ops.route_hash import route_hash as route_hash
 from sparsekern.ops.route_topk import Routing as Routing
 from sparsekern.ops.route_topk import route_topk as route_topk
+from sparsekern.ops.sparse_attention import Attention as Attention
+from sparsekern.ops.sparse_attention import sparse_attention as sparse_attention
+from sparsekern.ops.sparse_mla_prefill import sparse_mla_prefill as sparse_mla_prefill
 from sparsekern.ops.sparsify_2to4 import sparsify_2to4 as sparsify_2to4
 from sparsekern.ops.swiglu import swiglu as swiglu
 from sparsekern.ops.swiglu_quantize_fp8 import swiglu_quantize_fp8 as swiglu_quantize_fp8

@@ -25,6 +25,8 @@ from sparsekern.ops.quantize_fp8_blocks import OP as quantize_fp8_blocks
 from sparsekern.ops.rms_norm import OP as rms_norm
 from sparsekern.ops.route_hash import OP as route_hash
 from sparsekern.ops.route_topk import OP as route_topk
+from sparsekern.ops.sparse_attention import OP as sparse_attention
+from sparsekern.ops.sparse_mla_prefill import OP as sparse_mla_prefill
 from sparsekern.ops.sparsify_2to4 import OP as sparsify_2to4
 from sparsekern.ops.swiglu import OP as swiglu
 from sparsekern.ops.swiglu_quantize_fp8 import OP as swiglu_quantize_fp8
@@ -55,6 +57,8 @@ OPS: dict[str, Op] = {
         grouped_gemm,
         grouped_gemm_masked,
         fused_moe,
+        sparse_mla_prefill,
+        sparse_attention,
         merge_attn_states,
         kv_write,
         kv_read,

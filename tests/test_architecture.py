@@ -26,6 +26,7 @@ LAYERS = {
     "moe": {"moe", "simd", "core"},
     "quant": {"quant", "simd", "core"},
     "kv": {"kv", "simd", "core"},
+    "attention": {"attention", "gemm", "simd", "core"},
     "probes": {"probes", "simd", "core"},
 }
 
@@ -55,7 +56,8 @@ def test_includes_follow_the_layers(path: Path) -> None:
         top, *rest = name.split("/")
         assert (CSRC / name).is_file() or name == "SK_ISA_HEADER", f"{name} is not relative to csrc/"
         if own == "bindings":
-            good = top in ("bindings", "core", "gemm", "moe", "kv") or rest[-1] in ("op.h", "probes.h")
+            shared = ("bindings", "core", "gemm", "moe", "kv", "attention")
+            good = top in shared or rest[-1] in ("op.h", "probes.h")
         elif own == "kernels":
             same = top == "kernels" and rest[0] == path.parent.name
             good = same or top in LAYERS
@@ -115,7 +117,11 @@ def test_every_op_has_its_folder_and_its_file() -> None:
 
 
 # Ops whose kernel is another op's.
-SHARED = {"grouped_gemm": "gemm", "grouped_gemm_masked": "gemm"}
+SHARED = {
+    "grouped_gemm": "gemm",
+    "grouped_gemm_masked": "gemm",
+    "sparse_mla_prefill": "sparse_attention",
+}
 
 
 @pytest.mark.parametrize("op", EACH_OP)

@@ -15,6 +15,7 @@ from cases import (
     CASES,
     EACH_ISA,
     EACH_OP,
+    FLUSHES,
     KEEPS_OUT,
     MANY_ROWS,
     Args,
@@ -101,7 +102,7 @@ def test_rounding_mode_of_the_caller_does_not_matter(op: Op, dims: Dims, threads
 
 @pytest.mark.parametrize(("op", "dims"), CASES)
 def test_subnormals_match_reference(op: Op, dims: Dims) -> None:
-    if op.family == "gemm" or op.name == "fused_moe":
+    if op.name in FLUSHES:
         pytest.skip("GEMM loops flush subnormals by decision (docs/numerics.md)")
     x = subnormal(op, inputs(op, dims))
     assert_close(outcome(op, x), outcome(op, x, op.reference), op.max_err)

@@ -3,7 +3,33 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+
+
+def sparse_mla_prefill(q: Tensor, kv: Tensor, indices: Tensor, *, scale: float, d_v: int = 512) -> Tensor:
+    """Gather, two matrix products and a softmax between them; indices that are none are not looked for."""
+    keys = kv.index_select(0, indices.reshape(-1).clamp(0, len(kv) - 1)).unflatten(0, indices.shape)
+    logits = (q @ keys.transpose(1, 2)).float() * scale
+    y: Tensor = logits.softmax(-1).to(q.dtype) @ keys[..., :d_v]
+    return y
+
+
+def sparse_attention(
+    q: Tensor, k: Tensor, v: Tensor, indices: Tensor | None = None, *, scale: float, causal: bool = False
+) -> Tensor:
+    """Torch's own attention, over gathered keys where some are named; `causal` from the last query on."""
+    if indices is None:
+        mask = None
+        if causal:
+            mask = torch.ones(len(q), len(k), dtype=torch.bool).tril(len(k) - len(q))
+        q, k, v = (t.transpose(0, 1)[None] for t in (q, k, v))
+        y = F.scaled_dot_product_attention(q, k, v, mask, scale=scale, enable_gqa=True)
+        return y[0].transpose(0, 1)
+    k, v = (
+        t.index_select(0, indices.reshape(-1)).unflatten(0, indices.shape).transpose(1, 2) for t in (k, v)
+    )
+    return F.scaled_dot_product_attention(q[:, :, None], k, v, scale=scale, enable_gqa=True)[:, :, 0]
 
 
 def merge_attn_states(out_a: Tensor, lse_a: Tensor, out_b: Tensor, lse_b: Tensor) -> tuple[Tensor, Tensor]:

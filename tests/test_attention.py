@@ -1,0 +1,190 @@
+"""Attention beyond the catalogue's cases: precision, many chunks, the same bits however work is cut."""
+
+from typing import Any
+
+import pytest
+import torch
+from cases import EACH_ISA
+from torch import Tensor
+
+import sparsekern
+from sparsekern.ops.sparse_attention import Attention, attend
+from sparsekern.testing import assert_same_bits
+
+INF = float("inf")
+
+
+def normal(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
+
+
+def near(got: Attention, want: Attention, limit: float) -> None:
+    for a, b in zip(got, want, strict=True):
+        assert torch.equal(a.isfinite(), b.isfinite())
+        finite = a.isfinite()
+        assert ((a - b).abs() <= limit * b.abs().clamp_min(1))[finite].all(), float(
+            (a - b)[finite].abs().max()
+        )
+
+
+# --- precision ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("keys", [1, 16, 513, 4000])
+def test_float32_is_float32(keys: int) -> None:
+    q, k, v = normal(2, 6, 72), normal(keys, 3, 72, seed=1), normal(keys, 3, 40, seed=2)
+    got = sparsekern.sparse_attention(q, k, v, scale=0.2)
+    want = [attend(one, k, v, 0.2) for one in q]
+    near(got, Attention(*map(torch.stack, zip(*want, strict=True))), 3e-6)
+
+
+def test_log_sum_exp_is_precise_in_bfloat16() -> None:
+    q, kv = normal(3, 4, 64, dtype=torch.bfloat16), normal(700, 64, seed=1, dtype=torch.bfloat16)
+    indices = torch.arange(700, dtype=torch.int32).expand(3, -1).contiguous()
+    got = sparsekern.sparse_mla_prefill(q, kv, indices, scale=0.3, d_v=32)
+    want = sparsekern.reference.sparse_mla_prefill(q, kv, indices, scale=0.3, d_v=32)
+    near(got._replace(out=want.out), want, 1e-6)
+
+
+def test_bfloat16_queries_meet_float32_keys_unrounded() -> None:
+    q, k, v = normal(2, 4, 24, dtype=torch.bfloat16), normal(90, 2, 24, seed=1), normal(90, 2, 24, seed=2)
+    mixed = sparsekern.sparse_attention(q, k, v, scale=0.2)
+    exact = sparsekern.sparse_attention(q.float(), k, v, scale=0.2)
+    assert_same_bits(mixed[1:], exact[1:])
+    assert_same_bits(mixed.out, exact.out.bfloat16())
+
+
+@pytest.mark.parametrize("offset", [-3e4, 0.0, 3e4])
+def test_large_logits(offset: float) -> None:
+    """e^logit is out of reach, but differences of logits are not."""
+    k = torch.tensor([[1.0, 0.0], [1.0, 1.0], [1.0, 3.0]])[:, None]
+    q = torch.tensor([[[offset, 1.0]]])
+    got = sparsekern.sparse_attention(q, k, k, scale=1.0)
+    near(got, Attention(*(t[None] for t in attend(q[0], k, k, 1.0))), 1e-6)
+
+
+# --- sinks, and keys that are none --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("sink", [-INF, -200.0, -1.0, 3.0, 95.0, 200.0, INF])
+def test_sinks(sink: float) -> None:
+    q, k, v = normal(1, 2, 8), normal(5, 1, 8, seed=1), normal(5, 1, 8, seed=2)
+    sinks = torch.full((2,), sink)
+    got = sparsekern.sparse_attention(q, k, v, scale=0.3, sink=sinks)
+    plain = sparsekern.sparse_attention(q, k, v, scale=0.3)
+    share = 1 / (1 + (sink - plain.lse.double()).exp())
+    torch.testing.assert_close(got.out, (plain.out * share[..., None]).float(), rtol=2e-6, atol=1e-40)
+    assert_same_bits(got[1:], plain[1:], "the sink is in the output alone")
+    none = torch.full((1, 4), -1, dtype=torch.int32)
+    empty = sparsekern.sparse_attention(q, k, v, none, scale=0.3, sink=sinks)
+    assert_same_bits(tuple(empty), (0 * plain.out.abs(), plain.lse * 0 - INF, plain.lse * 0 + INF))
+
+
+def test_duplicates_count_twice() -> None:
+    q, kv = normal(1, 3, 16), normal(6, 16, seed=1)
+    once = torch.tensor([[4, 1, 2]], dtype=torch.int32)
+    twice = torch.tensor([[4, 1, 4, 2]], dtype=torch.int32)
+    a, b, c = (
+        sparsekern.sparse_mla_prefill(q, kv, i, scale=0.3, d_v=16)
+        for i in (once, twice, once[:, :1].contiguous())
+    )
+    merged = sparsekern.merge_attn_states(a.out, a.lse, c.out, c.lse)
+    near(b, Attention(merged.out, a.max_logits, merged.lse), 1e-6)
+
+
+def test_all_logits_minus_infinity_is_no_key() -> None:
+    q, k, v = torch.full((1, 1, 4), -INF), torch.ones(3, 1, 4), normal(3, 1, 4)
+    got = sparsekern.sparse_attention(q, k, v, scale=1.0)
+    assert_same_bits(tuple(got), (torch.zeros(1, 1, 4), torch.full((1, 1), -INF), torch.full((1, 1), INF)))
+
+
+# --- the same bits ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("isa", EACH_ISA)
+def test_place_on_the_list_of_nothing_does_not_matter(isa: str, dtype: torch.dtype) -> None:
+    q, kv = normal(1, 3, 24, dtype=dtype), normal(80, 24, seed=1, dtype=dtype)
+    few = torch.randint(80, (600,), generator=torch.Generator().manual_seed(3), dtype=torch.int32)
+    many = torch.full((900,), -1, dtype=torch.int32)
+    many[torch.randperm(900, generator=torch.Generator().manual_seed(4))[:600].sort().values] = few
+    with sparsekern.config.using(isa=isa):
+        a, b = (sparsekern.sparse_mla_prefill(q, kv, i[None], scale=0.3, d_v=24) for i in (few, many))
+    assert_same_bits(a, b)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_causal_query_is_a_query_that_sees_less(dtype: torch.dtype) -> None:
+    q, k, v = (normal(70, 2, 24, seed=i, dtype=dtype) for i in range(3))
+    k, v = (torch.cat([normal(480, 2, 24, seed=5 + i, dtype=dtype), t]) for i, t in enumerate((k, v)))
+    together = sparsekern.sparse_attention(q, k, v, scale=0.3, causal=True)
+    for i in (0, 31, 32, 33, 69):
+        alone = sparsekern.sparse_attention(q[i : i + 1], k[: 481 + i], v[: 481 + i], scale=0.3)
+        assert_same_bits(tuple(t[i : i + 1] for t in together), tuple(alone), f"query {i}:")
+    named = torch.arange(550, dtype=torch.int32).expand(70, -1).contiguous()
+    assert_same_bits(sparsekern.sparse_attention(q, k, v, named, scale=0.3, causal=True), together)
+
+
+def test_sequences_are_alone() -> None:
+    q, k, v = normal(30, 4, 16), normal(700, 2, 16, seed=1), normal(700, 2, 16, seed=2)
+    starts, ends = (torch.tensor(t, dtype=torch.int32) for t in ([0, 1, 1, 22, 28], [0, 600, 610, 650, 651]))
+    named: dict[str, Any] = {"scale": 0.3, "causal": True}
+    got = sparsekern.sparse_attention(q, k, v, cu_seqlens_q=starts, cu_seqlens_k=ends, **named)
+    for i, j, a, b in zip(starts[:-1], starts[1:], ends[:-1], ends[1:], strict=True):
+        alone = sparsekern.sparse_attention(q[i:j], k[a:b], v[a:b], **named)
+        assert_same_bits(tuple(t[i:j] for t in got), tuple(alone))
+    assert (got.out[28:] == 0).all() and (got.lse[28:] == INF).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_what_others_see_does_not_leak(dtype: torch.dtype) -> None:
+    """Queries of a tile share keys, and some of these keys are not for all of them."""
+    q, k, v = (normal(20, 3, 17, seed=i, dtype=dtype) for i in range(3))
+    want = sparsekern.sparse_attention(q, k, v, scale=0.3, causal=True)
+    v[17], v[18, :, ::2], k[19] = torch.nan, INF, torch.nan
+    got = sparsekern.sparse_attention(q, k, v, scale=0.3, causal=True)
+    assert_same_bits(tuple(t[:17] for t in got), tuple(t[:17] for t in want))
+    assert got.out[17:].isnan().all() and got.lse[19].isnan().all()
+
+
+@pytest.mark.parametrize("threads", [2, 3, 8])
+@pytest.mark.parametrize("queries", [1, 3])
+def test_few_queries_are_spread_by_chunks(queries: int, threads: int) -> None:
+    q, k, v = normal(queries, 6, 24), normal(9000, 3, 24, seed=1), normal(9000, 3, 24, seed=2)
+    lengths = torch.tensor([8999, 0, 513][:queries], dtype=torch.int32)
+    with sparsekern.config.using(threads=1):
+        want = sparsekern.sparse_attention(q, k, v, scale=0.3, lengths=lengths)
+    with sparsekern.config.using(threads=threads):
+        assert_same_bits(sparsekern.sparse_attention(q, k, v, scale=0.3, lengths=lengths), want)
+
+
+# --- errors -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"scale": INF}, "scale is inf"),
+        ({"scale": float("nan")}, "scale is nan"),
+        ({"k": torch.ones(8, 4, 8), "v": torch.ones(8, 4, 8)}, "q has 6 heads, expected a multiple of the 4"),
+        ({"cu_seqlens_q": torch.tensor([0, 3])}, "cu_seqlens_k is None"),
+        ({"cu_seqlens_k": torch.tensor([0, 3])}, "cu_seqlens_q is None"),
+        ({"cu_seqlens_q": torch.tensor([1, 3]), "cu_seqlens_k": torch.tensor([0, 8])}, "cu_seqlens_q[0] is"),
+        ({"cu_seqlens_q": torch.tensor([0, 3]), "cu_seqlens_k": torch.tensor([0, 9])}, "cu_seqlens_k[1] is"),
+        ({"lengths": torch.tensor([8, 9, 0])}, "lengths[1] is 9, expected 0 to 8"),
+        ({"lengths": torch.tensor([8, 2**40, 0])}, "lengths[1] is 1099511627776"),
+    ],
+)  # fmt: skip
+def test_errors(change: dict[str, Any], says: str) -> None:
+    x: dict[str, Any] = {"q": normal(3, 6, 8), "k": normal(8, 2, 8), "v": normal(8, 2, 8), "scale": 0.3}
+    with pytest.raises(ValueError) as caught:
+        sparsekern.sparse_attention(**{**x, **change})
+    assert str(caught.value).startswith("sparse_attention: ") and says in str(caught.value)
+
+
+@pytest.mark.parametrize("d_v", [0, -1, 17])
+def test_values_are_channels_of_keys(d_v: int) -> None:
+    with pytest.raises(ValueError, match=f"d_v is {d_v}, expected 1 to the 16 channels of kv"):
+        sparsekern.sparse_mla_prefill(
+            normal(1, 2, 16), normal(4, 16), torch.zeros(1, 1, dtype=torch.int32), scale=1.0, d_v=d_v
+        )
