@@ -44,6 +44,7 @@ from sparsekern.ops.sparse_mla_prefill import sparse_mla_prefill as sparse_mla_p
 from sparsekern.ops.sparsify_2to4 import sparsify_2to4 as sparsify_2to4
 from sparsekern.ops.swiglu import swiglu as swiglu
 from sparsekern.ops.swiglu_quantize_fp8 import swiglu_quantize_fp8 as swiglu_quantize_fp8
+from sparsekern.ops.topk_per_row import topk_per_row as topk_per_row
 from sparsekern.plan import Support as Support
 from sparsekern.plan import ops as ops
 from sparsekern.plan import support as support

@@ -30,6 +30,7 @@ from sparsekern.ops.sparse_mla_prefill import OP as sparse_mla_prefill
 from sparsekern.ops.sparsify_2to4 import OP as sparsify_2to4
 from sparsekern.ops.swiglu import OP as swiglu
 from sparsekern.ops.swiglu_quantize_fp8 import OP as swiglu_quantize_fp8
+from sparsekern.ops.topk_per_row import OP as topk_per_row
 from sparsekern.ops.unpack_weights import OP as unpack_weights
 from sparsekern.schema import Op
 
@@ -59,6 +60,7 @@ OPS: dict[str, Op] = {
         fused_moe,
         sparse_mla_prefill,
         sparse_attention,
+        topk_per_row,
         merge_attn_states,
         kv_write,
         kv_read,

@@ -15,6 +15,7 @@ FAMILIES = {
     "quant": "Quantisation, activation and normalisation",
     "moe": "Routing and permutation",
     "gemm": "Matrix products",
+    "indexer": "Lightning indexer",
     "attention": "Attention",
     "kv": "Paged KV cache",
 }

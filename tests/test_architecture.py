@@ -27,6 +27,7 @@ LAYERS = {
     "quant": {"quant", "simd", "core"},
     "kv": {"kv", "simd", "core"},
     "attention": {"attention", "gemm", "simd", "core"},
+    "indexer": {"indexer", "gemm", "simd", "core"},
     "probes": {"probes", "simd", "core"},
 }
 
@@ -56,8 +57,7 @@ def test_includes_follow_the_layers(path: Path) -> None:
         top, *rest = name.split("/")
         assert (CSRC / name).is_file() or name == "SK_ISA_HEADER", f"{name} is not relative to csrc/"
         if own == "bindings":
-            shared = ("bindings", "core", "gemm", "moe", "kv", "attention")
-            good = top in shared or rest[-1] in ("op.h", "probes.h")
+            good = top in {"bindings", *LAYERS} - {"simd"} or rest[-1] in ("op.h", "probes.h")
         elif own == "kernels":
             same = top == "kernels" and rest[0] == path.parent.name
             good = same or top in LAYERS

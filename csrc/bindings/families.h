@@ -13,10 +13,11 @@ Family moe_family();
 Family gemm_family();
 Family attention_family();
 Family kv_family();
+Family indexer_family();
 
 inline std::vector<Family> families() {
   return {
-      quant_family(), moe_family(), gemm_family(), attention_family(), kv_family(),
+      quant_family(), moe_family(), gemm_family(), attention_family(), kv_family(), indexer_family(),
   };
 }
 

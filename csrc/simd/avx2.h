@@ -209,6 +209,16 @@ SK_INLINE I32 permute(I32 a, I32 from) {  // lane i is lane from[i] % 16 of a
   };
   return {half(from.lo), half(from.hi)};
 }
+// The lanes whose bit is set, in their order, to p; what else the 16 places at p hold is arbitrary then.
+SK_INLINE void compress(int32_t* p, I32 x, uint32_t set) {
+  const auto half = [](int32_t* to, __m256i y, uint32_t byte) {
+    const __m128i from = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(&kSetBits.at[byte]));
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), _mm256_permutevar8x32_epi32(y, _mm256_cvtepu8_epi32(from)));
+  };
+  half(p, x.lo, set & 0xff);
+  half(p + __builtin_popcount(set & 0xff), x.hi, set >> 8);
+}
+SK_INLINE void compress(float* p, F32 x, uint32_t set) { compress(reinterpret_cast<int32_t*>(p), bits(x), set); }
 // Lanes in runs of N: the even-numbered runs of a, then those of b; and the odd-numbered ones.
 template <int N, bool kOdd>
 SK_INLINE __m256i runs(I32 a) {

@@ -215,6 +215,12 @@ SK_INLINE I32 max_across(I32 a) {  // the largest lane, in all lanes
 SK_INLINE I32 permute(I32 a, I32 from) {  // lane i is lane from[i] % 16 of a
   return lanes<I32>([&](int i) { return a.v[from.v[i] & 15]; });
 }
+// The lanes whose bit is set, in their order, to p; what else the 16 places at p hold is arbitrary then.
+template <class T, class V>
+SK_INLINE void compress(T* p, V x, uint32_t set) {
+  for (int i = 0, n = 0; i < kLanes; ++i)
+    if (set >> i & 1) p[n++] = x.v[i];
+}
 // Lanes in runs of N: the even-numbered runs of a, then those of b; and the odd-numbered ones.
 template <int N>
 SK_INLINE I32 even_runs(I32 a, I32 b) {

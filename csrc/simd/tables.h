@@ -36,6 +36,15 @@ alignas(64) constexpr auto kE4m3Words = tabulate<uint16_t, 128>([](int i) { retu
 alignas(64) constexpr auto kE4m3LowBytes = tabulate<uint8_t, 128>([](int i) { return bf16_of_e4m3(i) & 0xff; });
 alignas(64) constexpr auto kE4m3HighBytes = tabulate<uint8_t, 128>([](int i) { return bf16_of_e4m3(i) >> 8; });
 alignas(64) constexpr auto kE2m1Words = tabulate<uint16_t, 32>([](int i) { return bf16_of_e2m1(i & 15); });
+// The positions of the set bits of a byte, lowest first.
+constexpr uint64_t set_bits_of(int byte) {
+  uint64_t positions = 0;
+  for (int bit = 0, n = 0; bit < 8; ++bit)
+    if (byte >> bit & 1) positions |= static_cast<uint64_t>(bit) << 8 * n++;
+  return positions;
+}
+
+alignas(64) constexpr auto kSetBits = tabulate<uint64_t, 256>([](int i) { return set_bits_of(i); });
 alignas(64) constexpr auto kLaneNumbers = tabulate<int32_t, 16>([](int i) { return i; });
 
 constexpr const uint16_t* kBf16OfE4m3 = kE4m3Words.at;

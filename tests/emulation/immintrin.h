@@ -131,6 +131,15 @@ template <class T>
 SK_OP Lanes<T> splat(T x) {
   return lanes<T>([&](int) { return x; });
 }
+// The lanes whose bit is set, next to each other from the first; zeros after them.
+template <class T>
+SK_OP Lanes<T> compress(uint64_t m, __m512i a) {
+  const auto x = Lanes<T>::of(a);
+  Lanes<T> r{};
+  for (int i = 0, n = 0; i < Lanes<T>::kCount; ++i)
+    if (m >> i & 1) r.at[n++] = x.at[i];
+  return r;
+}
 // Lane by lane from V, of type From, to R, of type To.
 template <class To, class From, class R, class V>
 SK_OP R convert(const V& v) {
@@ -272,6 +281,7 @@ SK_OP __m512i ternary(__m512i a, __m512i b, __m512i c, int table) {
 #define _mm512_mask_mov_epi32(no, m, yes) __m512i(SK_EMU blend<int32_t>(m, no, yes))
 #define _mm512_mask_mov_epi16(no, m, yes) __m512i(SK_EMU blend<int16_t>(m, no, yes))
 #define _mm512_mask_add_epi32(no, m, a, b) _mm512_mask_blend_epi32(m, no, _mm512_add_epi32(a, b))
+#define _mm512_maskz_compress_epi32(m, a) __m512i(SK_EMU compress<int32_t>(m, a))
 #define _mm512_permutexvar_epi8(from, a) __m512i(SK_EMU permute<uint8_t>(from, a))
 #define _mm512_permutex2var_epi8(a, from, b) __m512i(SK_EMU permute<uint8_t>(a, from, b))
 #define _mm512_unpacklo_epi8(a, b) __m512i(SK_EMU unpack<uint8_t, false>(a, b))
