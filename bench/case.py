@@ -2,38 +2,49 @@
 
 from __future__ import annotations
 
-import datetime
+import dataclasses
+import math
 import statistics
-import subprocess
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
-
-import sparsekern
-from sparsekern.cli.info import machine
-from sparsekern.config import config
-from sparsekern.schema import as_tuple
-
 from . import roofline
+from .check import Judgement, Truth
+from .missing import Missing, attempt
 from .timing import Contender, Spread, Timings, measure
+
+# What a row says of its result.
+RIGHT, WRONG, UNLIKE, UNCHECKED = "right", "wrong", "unlike", "unchecked"
+OURS = "sparsekern"  # how our contenders' names begin
+HOPELESS = 2.0  # seconds of a first call, and 50 times the fastest one: such a peer is not timed
+
+
+@dataclass(frozen=True)
+class Work:
+    """The same work for every contender; the first one is ours, and the others are compared with it."""
+
+    contenders: Mapping[str, Contender]
+    bytes: Mapping[str, float] = field(default_factory=dict)  # that a contender must read or write at least
+    limit: Mapping[str, str] = field(default_factory=dict)  # the probe of products that bounds it
+    missing: Mapping[str, str] = field(default_factory=dict)  # peers that cannot run here, and why
+    unlike: Mapping[str, str] = field(default_factory=dict)  # contenders that do other or less work, and what
+    truth: Truth | None = None
+    call: tuple[Any, Mapping[str, Any]] | None = None  # the op and its arguments
+    derived: Callable[[Timings], Mapping[str, Spread]] = lambda _: {}  # more ratios of these timings
 
 
 @dataclass(frozen=True)
 class Case:
-    """The same work for every contender; the first one is ours, and the others are compared with it."""
+    """A workload that has not been made yet: whole suites are listed before any memory is taken."""
 
     suite: str
     name: str
-    contenders: Mapping[str, Contender]
+    prepare: Callable[[], Work]
     dims: Mapping[str, int] = field(default_factory=dict)
     flops: float = 0.0
-    bytes: Mapping[str, float] = field(default_factory=dict)  # that a contender must read or write at least
-    missing: Mapping[str, str] = field(default_factory=dict)  # peers that cannot run here, and why
-    derived: Callable[[Timings], Mapping[str, Spread]] = lambda _: {}  # more ratios of these timings
+    about: Mapping[str, Any] = field(default_factory=dict)  # model, format, cache, routing ...
 
 
 @dataclass(frozen=True)
@@ -43,7 +54,10 @@ class Row:
     contender: str
     seconds: Spread
     ratio: Spread  # to the case's first contender
-    differs: float | None  # relative distance from the first contender's result
+    check: Judgement  # beside the reference
+    verdict: str
+    remark: str  # what it does differently, or what is wrong
+    bytes: float
     of_read: float | None  # speed as a part of what a plain read reached beside it
     of_products: float | None  # ... of what products in registers reached
 
@@ -53,103 +67,103 @@ class Outcome:
     """A case, timed."""
 
     case: Case
+    work: Work
     rows: Sequence[Row]
     timings: Timings
     derived: Mapping[str, Spread]
 
+    @property
+    def wrong(self) -> list[str]:
+        """Those of our own contenders whose results are wrong."""
+        return [r.contender for r in self.rows if r.verdict == WRONG and r.contender.startswith(OURS)]
+
 
 def run(case: Case, **how: Any) -> Outcome:
-    """Time a case; `how` goes to `measure`."""
-    results = {name: contender(0) for name, contender in case.contenders.items()}
-    want, *_ = results.values()
-    differs = {name: _difference(got, want) for name, got in results.items()}
-    limits = roofline.probes() if case.flops or case.bytes else {}
-    t = measure({**case.contenders, **limits}, **how)
-    first = next(iter(case.contenders))
+    """Make a case, check the results and time it; `how` goes to `measure`."""
+    work, verdicts = _first_calls(case.prepare())
+    probes = roofline.probes() if case.flops or work.bytes else {}
+    t = measure(work.contenders, probes=probes, **how)
+    first = next(iter(work.contenders))
 
-    def part(work: float, name: str, limit: Callable[[Timings], list[float]]) -> float | None:
-        if not work:
+    def part(amount: float, name: str, limit: list[float]) -> float | None:
+        if not amount:
             return None
-        rounds = zip(t.seconds[name], limit(t), strict=True)
-        return statistics.median(work / seconds / best for seconds, best in rounds)
+        rounds = zip(t.seconds[name], limit, strict=True)
+        return statistics.median(amount / seconds / best for seconds, best in rounds)
 
-    rows = [
-        Row(
-            name,
-            t.of(name),
-            t.ratio(name, first),
-            differs[name],
-            part(case.bytes.get(name, 0.0), name, roofline.bytes_per_second),
-            part(case.flops, name, roofline.flops_per_second),
+    rows = []
+    for name in work.contenders:
+        traffic, products = work.bytes.get(name, 0.0), work.limit.get(name, roofline.PRODUCTS)
+        check, verdict, remark = verdicts[name]
+        of_read = part(traffic, name, roofline.bytes_per_second(t)) if probes else None
+        of_products = part(case.flops, name, roofline.flops_per_second(t, products)) if probes else None
+        rows.append(
+            Row(name, t.of(name), t.ratio(name, first), check, verdict, remark, traffic, of_read, of_products)
         )
-        for name in case.contenders
-    ]
-    return Outcome(case, rows, t, case.derived(t))
+    return Outcome(case, work, rows, t, work.derived(t))
 
 
-def _difference(got: Any, want: Any) -> float | None:
-    """The distance of the first floating results, as a part of their size; None where there are none."""
-    for a, b in zip(as_tuple(got), as_tuple(want), strict=False):
-        if isinstance(a, Tensor) and isinstance(b, Tensor) and a.shape == b.shape and b.is_floating_point():
-            x, y = a.double(), b.double()
-            x, y = (t.where(x.isfinite() & y.isfinite(), 0.0) for t in (x, y))
-            return float((x - y).norm() / y.norm().clamp_min(1e-300))
-    return None
+def _first_calls(work: Work) -> tuple[Work, dict[str, tuple[Judgement, str, str]]]:
+    """Call everyone once and look at the result; a peer that cannot do this size leaves, with its reason."""
+    verdicts, missing, fastest = {}, dict(work.missing), math.inf
+    for name, contender in work.contenders.items():
+        ours = name.startswith(OURS)
+        start = time.perf_counter()
+        result = contender(0) if ours else attempt(contender, 0)
+        took = time.perf_counter() - start
+        fastest = min(fastest, took)
+        if isinstance(result, Missing):
+            missing[name] = str(result)
+        elif took > max(HOPELESS, 50 * fastest) and not ours:
+            missing[name] = f"too slow to time: a call took {took:.0f} s"
+        else:
+            verdicts[name] = _verdict(work, name, result)
+    left = {name: work.contenders[name] for name in verdicts}
+    return dataclasses.replace(work, contenders=left, missing=missing), verdicts
+
+
+def _verdict(work: Work, name: str, result: Any) -> tuple[Judgement, str, str]:
+    """What the reference says of one contender's result, the verdict, and a remark."""
+    unlike = work.unlike.get(name, "")
+    if work.truth is None:
+        return Judgement(None, ""), UNLIKE if unlike else UNCHECKED, unlike
+    check = work.truth.judge(result, name.startswith(OURS))
+    if unlike:
+        return check, UNLIKE, unlike
+    if check.error is None:
+        return check, UNCHECKED, check.complaint
+    return check, WRONG if check.complaint else RIGHT, check.complaint
 
 
 def as_json(outcome: Outcome, circumstances: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The rows as flat objects: a number never travels without its circumstances."""
-    t = outcome.timings
-    limits = {}
-    if roofline.READ in t.seconds:
-        limits = {
-            "read_gb_per_s": round(statistics.median(roofline.bytes_per_second(t)) / 1e9, 2),
-            "products_gflop_per_s": round(statistics.median(roofline.flops_per_second(t)) / 1e9, 1),
-        }
+    t, case = outcome.timings, outcome.case
+    limits = roofline.summary(t)
     return [
         {
-            "suite": outcome.case.suite,
-            "case": outcome.case.name,
-            "dims": dict(outcome.case.dims),
+            "suite": case.suite,
+            "case": case.name,
+            "dims": dict(case.dims),
+            **case.about,
             "contender": row.contender,
             **{f"{name}_us": round(1e6 * value, 3) for name, value in vars(row.seconds).items()},
             "ratio": {name: round(value, 4) for name, value in vars(row.ratio).items()},
-            "differs": row.differs,
+            "error": row.check.error,
+            "max_abs": row.check.largest,
+            "max_rel": row.check.relative,
+            "verdict": row.verdict,
+            "remark": row.remark,
+            "flops": case.flops,
+            "bytes": row.bytes,
             "of_read": row.of_read,
             "of_products": row.of_products,
             "derived": {k: {n: round(v, 4) for n, v in vars(s).items()} for k, s in outcome.derived.items()},
             **limits,
             "rounds": len(t.seconds[row.contender]),
+            "calls": t.calls[row.contender],
             "waited_s": round(t.waited, 1),
             "busy": round(t.busy, 3),
             **circumstances,
         }
         for row in outcome.rows
     ]
-
-
-def circumstances(command: str, versions: Mapping[str, str]) -> dict[str, Any]:
-    """What holds for all rows of one run of the command."""
-    return {
-        "device": machine(),
-        "threads": config.threads,
-        "isa": config.isa,
-        "commit": commit(),
-        "versions": {"sparsekern": sparsekern.__version__, "torch": torch.__version__, **versions},
-        "command": command,
-        "date": datetime.date.today().isoformat(),
-    }
-
-
-def commit() -> str:
-    """The commit of this checkout, "+" where files differ from it; the version where this is no checkout."""
-    folder = Path(__file__).parent
-
-    def git(*words: str) -> str:
-        command = ["git", *words]
-        return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True).stdout.strip()
-
-    try:
-        return git("rev-parse", "--short", "HEAD") + "+" * bool(git("status", "--porcelain", "-uno"))
-    except (OSError, subprocess.CalledProcessError):
-        return sparsekern.__version__

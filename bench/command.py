@@ -1,11 +1,12 @@
-"""`sparsekern bench`: time suites, print tables, write rows."""
+"""`sparsekern bench`: time suites, print tables, write rows, pages and traces."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import sys
-from collections.abc import Mapping
+import time
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -13,135 +14,259 @@ from typing import Any
 import torch
 
 from sparsekern.catalogue import OPS
+from sparsekern.config import ISAS, config
 
-from . import baselines, roofline
-from .case import Outcome, Row, as_json, circumstances
+from . import baselines, compare, flashinfer, page
+from .case import Case, as_json
 from .case import run as run_case
-from .report import changes, read
+from .loads import ROUTINGS
+from .machine import circumstances
+from .models import FORMATS, MODELS
+from .opcase import COLD, WARM
+from .report import read
 from .suites import SUITES, Choice
-from .text import duration, spread
-from .timing import BUSY, Spread, Timings
+from .text import heading, table
+
+TRACES = "flashinfer-trace"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of the command."""
-    add = parser.add_argument
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.epilog = "suites:\n" + "\n".join(
-        f"  {name:<20}  {suite.__doc__}" for name, suite in SUITES.items()
+    parser.epilog = "\n".join(
+        ["suites:", *(f"  {name:<12}  {suite.__doc__}" for name, suite in SUITES.items()), "", _EXAMPLES]
     )
-    add("suites", nargs="*", metavar="SUITE", help="what to run (ops)")
-    add("--op", nargs="+", default=[], choices=list(OPS), metavar="NAME", help="only these ops of the suite")
-    add("--json", type=Path, metavar="FILE", help="write every row to a file, one JSON object a line")
-    add("--compare", nargs=2, type=Path, metavar="FILE", help="say how a run differs from an earlier one")
-    add("--compile", action="store_true", help="time torch.compile too; it needs a C++ compiler and patience")
-    add("--threads", type=int, metavar="N", help="threads of torch and of sparsekern")
-    add("--rounds", type=int, default=15, metavar="N", help="rounds through all contenders (15)")
-    add("--seconds", type=float, default=0.1, metavar="S", help="of a contender in a round (0.1)")
-    add("--patience", type=float, default=20.0, metavar="S", help="to wait for an idle machine, a case (20)")
+    parser.add_argument("suites", nargs="*", metavar="SUITE", help="what to run (ops)")
+    what = parser.add_argument_group("what to measure").add_argument
+    what("--op", nargs="+", default=[], choices=list(OPS), metavar="NAME", help="only these ops of the suite")
+    what("--model", nargs="+", default=[], choices=list(MODELS), metavar="NAME", help=", ".join(MODELS))
+    what("--tokens", nargs="+", type=int, default=[], metavar="N", help="tokens at once (1 16 512)")
+    what(
+        "--shape",
+        nargs="+",
+        type=_size,
+        default=[],
+        metavar="K=V",
+        help="sizes instead of the first recorded ones",
+    )
+    what("--weights", nargs="+", default=[], choices=list(FORMATS), metavar="FORMAT", help=", ".join(FORMATS))
+    what(
+        "--cache",
+        nargs="+",
+        default=[COLD],
+        choices=[COLD, WARM],
+        help="weights from memory, or as left by the last call (cold)",
+    )
+    what(
+        "--routing",
+        nargs="+",
+        default=[],
+        choices=list(ROUTINGS),
+        help="where tokens go, where an op has experts (as recorded)",
+    )
+    what(
+        "--memory",
+        type=float,
+        default=2.0,
+        metavar="GB",
+        help="of a model's experts as bf16: fewer of them where all are more (2)",
+    )
+    what("--list", action="store_true", help="only say which cases there are")
+    how = parser.add_argument_group("how").add_argument
+    how("--threads", type=int, metavar="N", help="threads of torch and of sparsekern")
+    how("--isa", choices=ISAS, help="the instruction set that sparsekern may use at most")
+    how("--compile", action="store_true", help="time torch.compile too; it needs a C++ compiler and patience")
+    how("--rounds", type=int, default=15, metavar="N", help="rounds through all contenders (15)")
+    how("--seconds", type=float, default=0.1, metavar="S", help="of a contender in a round (0.1)")
+    how("--patience", type=float, default=20.0, metavar="S", help="to wait for an idle machine, a case (20)")
+    how(
+        "--budget",
+        type=float,
+        metavar="S",
+        help="for everything: fewer rounds, and cases left out at the end",
+    )
+    out = parser.add_argument_group("results").add_argument
+    out("--json", type=Path, metavar="FILE", help="write every row to a file, one JSON object a line")
+    out("--html", type=Path, metavar="FILE", help="write one page: rooflines, ratios, history")
+    out("--png", type=Path, metavar="DIR", help="write the page's plots as pictures (needs matplotlib)")
+    out(
+        "--format",
+        choices=["table", TRACES],
+        default="table",
+        help="flashinfer-trace: also write what FlashInfer-Bench reads",
+    )
+    out(
+        "--out",
+        type=Path,
+        default=Path("flashinfer-trace"),
+        metavar="DIR",
+        help="where to (flashinfer-trace)",
+    )
+    out(
+        "--history",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="FILE",
+        help="earlier runs, or folders of them, for the page",
+    )
+    out(
+        "--from",
+        type=Path,
+        nargs="+",
+        dest="recorded",
+        metavar="FILE",
+        help="make the page of recorded rows; measure nothing",
+    )
+    out(
+        "--compare",
+        nargs=2,
+        type=Path,
+        metavar="FILE",
+        help="say how a run differs from an earlier one; 1 if slower",
+    )
+
+
+_EXAMPLES = """\
+examples:
+  sparsekern bench moe --html moe.html                    is it faster than torch here? one page says
+  sparsekern bench --op gemm --model V3.2 --tokens 1 16   the dense layers of DeepSeek-V3.2
+  sparsekern bench --op fused_moe --shape T=4 H=2880 I=2880 E=32 top_k=4 --weights fp4
+  sparsekern bench record --json after.jsonl && sparsekern bench --compare before.jsonl after.jsonl"""
+
+
+def _size(text: str) -> tuple[str, int]:
+    name, _, value = text.partition("=")
+    if not name or not value.lstrip("-").isdigit():
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=NUMBER")
+    return name, int(value)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run the suites; 2 for one that there is not."""
+    """Run the suites; 2 for a wrong call, 1 where one of our results is wrong or has become slower."""
     unknown = [name for name in args.suites if name not in SUITES]
     if unknown:
         known = ", ".join(SUITES)
         print(f"sparsekern bench: no suite is called {unknown[0]!r}, choose from {known}", file=sys.stderr)
         return 2
     if args.compare:
-        print("\n".join(changes(*map(read, args.compare))))
-        return 0
+        return compare.report(*args.compare)
+    if args.recorded:
+        rows = [row for path in args.recorded for row in read(path)]
+        return _write_page(args, rows)
     if args.threads:
         torch.set_num_threads(args.threads)
+    with config.using(**({"isa": args.isa} if args.isa else {})):
+        return _measure(args)
+
+
+def _measure(args: argparse.Namespace) -> int:
+    choice = Choice(
+        tuple(args.op), tuple(args.model), tuple(args.tokens), dict(args.shape), tuple(args.weights),
+        tuple(args.cache), tuple(args.routing), args.memory * 1e9, args.compile,
+    )  # fmt: skip
+    cases = [case for name in args.suites or ["ops"] for case in SUITES[name](choice)]
+    if args.list:
+        print("\n".join(f"{case.suite}: {case.name}" for case in cases))
+        return 0
     about = circumstances(f"sparsekern {' '.join(sys.argv[1:])}", baselines.versions())
     print(heading(about))
+    rows, wrong = [], []
+    progress = Progress(len(cases), args.budget)
     with ExitStack() as files, torch.no_grad():
         sink = files.enter_context(args.json.open("w")) if args.json else None
-        for name in args.suites or ["ops"]:
-            about["about"] = SUITES[name].__doc__
-            print(f"\n{name}: {about['about']}")
-            for case in SUITES[name](Choice(tuple(args.op), args.compile)):
-                progress = Progress(f"{name}: {case.name}")
-                outcome = run_case(
-                    case,
-                    rounds=max(1, args.rounds),
-                    round_seconds=args.seconds,
-                    patience=args.patience,
-                    progress=progress.show,
-                )
+        traces = flashinfer.Traces(args.out) if args.format == TRACES else None
+        for i, case in enumerate(cases):
+            if progress.late(i):
+                print(f"\n{len(cases) - i} cases left out: {args.budget:.0f} seconds are over")
+                break
+            if i == 0 or case.suite != cases[i - 1].suite:
+                about["about"] = SUITES[case.suite].__doc__
                 progress.clear()
-                print(f"\n{table(outcome)}", flush=True)
-                for row in as_json(outcome, about) if sink else ():
+                print(f"\n{case.suite}: {about['about']}")
+            outcome = run_case(case, **_effort(args, progress, i), progress=progress.of(i, case))
+            progress.clear()
+            print(f"\n{table(outcome)}", flush=True)
+            wrong += [f"{case.name}: {name}" for name in outcome.wrong]
+            for row in as_json(outcome, about):
+                rows.append(row)
+                if sink:
                     print(json.dumps(row), file=sink, flush=True)
+            if traces:
+                traces.add(outcome, about)
+    if wrong:
+        print("\nWRONG results of sparsekern, please report them:\n  " + "\n  ".join(wrong), file=sys.stderr)
+    return max(_write_page(args, rows), bool(wrong))
+
+
+def _effort(args: argparse.Namespace, progress: Progress, i: int) -> dict[str, Any]:
+    """Rounds, their length and the patience for a case; a budget shortens all of them alike."""
+    rounds, seconds, patience = max(1, args.rounds), args.seconds, args.patience
+    if args.budget:
+        share = progress.share(i)
+        rounds = max(min(rounds, 9), 1)
+        seconds = min(seconds, 0.5 * share / (rounds * 8))
+        patience = min(patience, 0.2 * share)
+    return {"rounds": rounds, "round_seconds": seconds, "patience": patience}
+
+
+def _write_page(args: argparse.Namespace, rows: Sequence[dict[str, Any]]) -> int:
+    if not (args.html or args.png):
+        return 0
+    history = [
+        path
+        for given in args.history
+        for path in (sorted(given.glob("*.jsonl")) if given.is_dir() else [given])
+    ]
+    try:
+        for written in page.write(rows, [read(path) for path in history], args.html, args.png):
+            print(f"wrote {written}")
+    except ValueError as error:
+        print(f"sparsekern bench: {error}", file=sys.stderr)
+        return 2
     return 0
 
 
 class Progress:
-    """A line on the terminal that says where we are; nothing where there is no terminal."""
+    """A bar on the terminal that says where we are; nothing where there is no terminal."""
 
-    def __init__(self, what: str) -> None:
-        self.what, self.on = what, sys.stderr.isatty()
+    WIDTH = 24
 
-    def show(self, text: str) -> None:
-        """Say something else."""
-        if self.on:
-            print(f"\r\033[K{self.what}, {text}", end="", file=sys.stderr, flush=True)
+    def __init__(self, count: int, budget: float | None) -> None:
+        self.count, self.budget, self.on = count, budget, sys.stderr.isatty()
+        self.start = time.monotonic()
+
+    def of(self, i: int, case: Case) -> Any:
+        """What `measure` calls when a case gets on."""
+
+        def show(text: str, part: float = 0.0) -> None:
+            if not self.on:
+                return
+            done = (i + part) / self.count
+            filled = round(self.WIDTH * done)
+            passed = time.monotonic() - self.start
+            left = f", {_minutes(passed / done - passed)} left" if done > 0.02 else ""
+            bar = "#" * filled + "." * (self.WIDTH - filled)
+            line = f"[{bar}] {i + 1} of {self.count}: {case.name}, {text}{left}"
+            print(f"\r\033[K{line[:150]}", end="", file=sys.stderr, flush=True)
+
+        show("preparing")
+        return show
 
     def clear(self) -> None:
         """Leave no trace."""
         if self.on:
             print("\r\033[K", end="", file=sys.stderr, flush=True)
 
+    def share(self, i: int) -> float:
+        """Seconds of the budget for case i."""
+        left = (self.budget or 0.0) - (time.monotonic() - self.start)
+        return max(left, 0.0) / (self.count - i)
 
-def heading(about: Mapping[str, Any]) -> str:
-    """The circumstances, and how to read what follows."""
-    versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items())
-    return (
-        f"{about['device']}, {about['threads']} threads, {about['isa']}\n"
-        f"{versions}, commit {about['commit']}, {about['date']}\n"
-        "median [p10 .. p90] of a call; x: times as long as the first, round by round"
-    )
-
-
-def table(outcome: Outcome) -> str:
-    """A case for people: medians [p10 .. p90], and how many times as long as the first contender."""
-    case, first = outcome.case, outcome.rows[0]
-    cells = [
-        (
-            row.contender,
-            duration(row.seconds),
-            "" if row is first else f"{spread(row.ratio)} x",
-            ", ".join(notes(row, first)),
-        )
-        for row in outcome.rows
-    ]
-    a, b, c = (max(len(row[i]) for row in cells) for i in range(3))
-    lines = [case.name]
-    lines += [
-        f"  {name:<{a}}  {took:>{b}}  {ratio:>{c}}  {note}".rstrip() for name, took, ratio, note in cells
-    ]
-    lines += [f"  {name}: {spread(value)}" for name, value in outcome.derived.items()]
-    lines += [f"  {name}: not here, {why}" for name, why in case.missing.items()]
-    return "\n".join([*lines, *(f"  {line}" for line in weather(outcome.timings))])
+    def late(self, i: int) -> bool:
+        """Whether the budget is used up."""
+        return self.budget is not None and time.monotonic() - self.start > self.budget
 
 
-def notes(row: Row, first: Row) -> list[str]:
-    """The limit that the contender is nearer to, and how far its result is from the first one's."""
-    found = []
-    if row.of_read is not None:
-        part, limit = max((row.of_read, "a read"), (row.of_products or 0.0, "products"))
-        found.append(f"{100 * part:.0f} % of {limit}")
-    if row is not first and row.differs:
-        found.append(f"differs by {row.differs:.1e}")
-    return found
-
-
-def weather(t: Timings) -> list[str]:
-    """What the machine could do in the same rounds, and whether it was ours."""
-    lines = []
-    if roofline.READ in t.seconds:
-        read, products = Spread.of(roofline.bytes_per_second(t)), Spread.of(roofline.flops_per_second(t))
-        lines.append(f"(a read: {spread(read, 1e9)} GB/s, products: {spread(products, 1e9)} GFLOP/s)")
-    if t.busy > BUSY:
-        lines.append(f"(others had up to {100 * t.busy:.0f} % of the machine: take care)")
-    return lines
+def _minutes(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"

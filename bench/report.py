@@ -1,13 +1,13 @@
-"""What recorded rows say: the table in the README, and what changed between two runs."""
+"""What recorded rows say: the table in the README."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from .text import digits, duration, spread
+from .text import duration, spread
 from .timing import Spread
 
 Rows = Sequence[dict[str, Any]]
@@ -17,10 +17,10 @@ NOTHING = "Nothing is recorded yet: `sparsekern bench moe linear --json bench/re
 
 def read(path: Path) -> Rows:
     """The rows of one run."""
-    return [json.loads(line) for line in path.read_text().splitlines()]
+    return [json.loads(line) for line in path.read_text().splitlines() if line.strip()]
 
 
-def seconds(row: dict[str, Any]) -> Spread:
+def seconds(row: Mapping[str, Any]) -> Spread:
     """Of one call."""
     return Spread(*(row[f"{name}_us"] / 1e6 for name in ("median", "p10", "p90")))
 
@@ -61,15 +61,3 @@ def _cell(row: dict[str, Any] | None, first: bool) -> str:
     if row is None:
         return ""
     return duration(seconds(row)) if first else f"{spread(Spread(**row['ratio']))} x"
-
-
-def changes(before: Rows, after: Rows) -> Iterable[str]:
-    """A line for every row of both runs; "*" where neither's spread holds the other's median."""
-    old = {(row["suite"], row["case"], row["contender"]): seconds(row) for row in before}
-    for row in after:
-        name = (row["suite"], row["case"], row["contender"])
-        if name in old:
-            a, b = old[name], seconds(row)
-            apart = not (a.p10 <= b.median <= a.p90 or b.p10 <= a.median <= b.p90)
-            times = f"{digits(1e6 * a.median)} -> {digits(1e6 * b.median)} us"
-            yield f"{'*' if apart else ' '} {b.median / a.median:.2f} x  {times:<24}  {': '.join(name)}"

@@ -38,6 +38,7 @@ class Timings:
     """Seconds a call took, on average, in each round."""
 
     seconds: Mapping[str, Sequence[float]]
+    calls: Mapping[str, int]  # that one round averages over
     waited: float  # seconds spent waiting for an idle machine
     busy: float  # the largest part of the machine that others had when a round began
 
@@ -53,27 +54,30 @@ class Timings:
 def measure(
     contenders: Mapping[str, Contender],
     *,
+    probes: Mapping[str, Contender] | None = None,
     rounds: int = 15,
     round_seconds: float = 0.1,
     patience: float = 20.0,
-    progress: Callable[[str], None] = lambda _: None,
+    progress: Callable[[str, float], None] = lambda _, __: None,
 ) -> Timings:
-    """Time every contender in every round, for about `round_seconds` each, once it is warm."""
+    """Time every contender in every round, for about `round_seconds` each, once warm; probes run once."""
     calls = {name: _calls_for(run, round_seconds) for name, run in contenders.items()}
-    seconds: dict[str, list[float]] = {name: [] for name in contenders}
-    order, waited, busiest = list(contenders), 0.0, 0.0
+    everyone = {**contenders, **(probes or {})}
+    calls |= dict.fromkeys(probes or (), 1)
+    seconds: dict[str, list[float]] = {name: [] for name in everyone}
+    order, waited, busiest = list(everyone), 0.0, 0.0
     for r in range(rounds):
-        progress(f"round {r + 1} of {rounds}")
+        progress(f"round {r + 1} of {rounds}", r / rounds)
         busy, took = wait_until_idle(patience - waited)
         waited, busiest = waited + took, max(busiest, busy)
         for name in order:
-            run, n = contenders[name], calls[name]
+            run, n = everyone[name], calls[name]
             start = time.perf_counter()
             for i in range(r, r + n):
                 run(i)
             seconds[name].append((time.perf_counter() - start) / n)
         order.append(order.pop(0))  # nobody always runs after the same neighbour
-    return Timings(seconds, waited, busiest)
+    return Timings(seconds, calls, waited, busiest)
 
 
 def _calls_for(run: Contender, seconds: float) -> int:

@@ -1,7 +1,9 @@
 """The benchmarks measure what they say."""
 
 import json
+import re
 import time
+from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
@@ -9,14 +11,19 @@ import torch
 
 import sparsekern
 from sparsekern import _C
+from sparsekern.catalogue import OPS
 from sparsekern.cli import load, main
 
-PARTS = "baselines", "case", "report", "roofline", "suites", "timing"
-baselines, case_, report, roofline, suites, timing = (load(f"sparsekern._bench.{part}") for part in PARTS)
-Case, Choice, SUITES = case_.Case, suites.Choice, suites.SUITES
+PARTS = "baselines", "case", "check", "compare", "figures", "models", "opcase", "page", "report", "roofline"
+baselines, case_, check, compare, figures, models, opcase, page, report, roofline = (
+    load(f"sparsekern._bench.{part}") for part in PARTS
+)
+suites, svg, timing = (load(f"sparsekern._bench.{part}") for part in ("suites", "svg", "timing"))
+Case, Work, Choice, SUITES = case_.Case, case_.Work, suites.Choice, suites.SUITES
 Spread, measure = timing.Spread, timing.measure
 BEGIN, END = report.BEGIN, report.END
 QUICK = {"rounds": 3, "round_seconds": 0.005, "patience": 0.0}
+SHORT = ["--rounds", "2", "--seconds", "0.001", "--patience", "0"]
 
 
 def test_times_are_those_of_the_work() -> None:
@@ -47,47 +54,144 @@ def test_probes_run_on_every_isa() -> None:
     for isa in _C.isas():
         with sparsekern.config.using(isa=isa):
             _C.probe_read(torch.ones(1 << 20, dtype=torch.uint8))
-            assert _C.probe_dot(10) == 2 * _C.probe_fma(10) > 0
+            assert _C.probe_int8(10) == 2 * _C.probe_dot(10) == 4 * _C.probe_fma(10) > 0
     with pytest.raises(TypeError, match="one-dimensional"):
         _C.probe_read(torch.ones(4, 4))
-    assert len(roofline.probes()) == 2
+    assert len(roofline.probes()) == 4
+
+
+# --- what is said of results --------------------------------------------------------------------------------
+
+
+def doubling(**contenders: object) -> object:
+    x = torch.arange(100.0)
+    truth = check.Truth((2 * x,), None, -1, 0.0)
+    first = {"sparsekern": lambda _: x * 2}
+    return Case(
+        "test", "doubling", lambda: Work({**first, **contenders}, {"sparsekern": 800}, truth=truth), flops=100
+    )
+
+
+def test_wrong_results_are_seen() -> None:
+    x = torch.arange(100.0)
+    outcome = case_.run(
+        doubling(right=lambda _: x + x, wrong=lambda _: x * 3, other=lambda _: x[:3]), **QUICK
+    )
+    assert [row.verdict for row in outcome.rows] == ["right", "right", "wrong", "unchecked"]
+    assert [row.check.error for row in outcome.rows] == [0.0, 0.0, 0.5, None]
+    assert outcome.wrong == []
+    rows = case_.as_json(outcome, {"commit": "abc"})
+    assert rows[0]["of_read"] > 0
+    assert rows[1]["of_read"] is None
+    assert rows[2]["remark"] == "off by 5.0e-01 of the reference"
+
+
+def test_ours_must_be_right_to_the_last_bit_where_its_record_says_so() -> None:
+    x = torch.arange(100.0)
+    outcome = case_.run(doubling(**{"sparsekern, off": lambda _: torch.nextafter(x * 2, x * 3)}), **QUICK)
+    assert outcome.wrong == ["sparsekern, off"]
 
 
 def test_peers_that_cannot_run_say_why() -> None:
-    def no() -> int:
-        raise baselines.Missing("not installed")
+    def breaks(_: int) -> None:
+        raise RuntimeError("no kernel for this\nand a long story")
 
-    assert baselines.available({"yes": lambda: 1, "no": no}) == ({"yes": 1}, {"no": "not installed"})
+    outcome = case_.run(doubling(peer=breaks), **QUICK)
+    assert outcome.work.missing == {"peer": "it failed: no kernel for this"}
+    assert [row.contender for row in outcome.rows] == ["sparsekern"]
 
 
-def test_a_wrong_peer_is_seen() -> None:
-    x = torch.ones(100)
-    contenders = {"ours": lambda _: x * 2, "right": lambda _: x + x, "wrong": lambda _: x * 3}
-    case = Case("test", "doubling", contenders, flops=100, bytes={"ours": 800})
-    outcome = case_.run(case, **QUICK)
-    assert [row.differs for row in outcome.rows] == [0.0, 0.0, 0.5]
-    rows = case_.as_json(outcome, case_.circumstances("test", {}))
-    assert rows[0]["of_read"] > 0
-    assert rows[1]["of_read"] is None
-    assert all(row["commit"] and row["threads"] and row["versions"]["torch"] for row in rows)
+def test_what_takes_forever_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(case_, "HOPELESS", 0.01)
+    outcome = case_.run(doubling(peer=lambda _: time.sleep(0.05)), **QUICK)
+    assert "too slow" in outcome.work.missing["peer"]
+
+
+def test_selections_of_peers_may_have_any_order() -> None:
+    want = torch.tensor([[1, 5, 9], [2, 4, 6]])
+    assert check.distance(want.flip(-1), want) == 0
+    assert check.distance(torch.tensor([[1, 5, 8], [2, 4, 6]]), want) == pytest.approx(1 / 6)
+    assert check.distance(torch.tensor([1.0, torch.nan]), torch.ones(2)) == torch.inf
+
+
+@pytest.mark.parametrize("name", ["fused_moe", "rms_norm", "quantize_fp8"])
+def test_some_rows_are_checked_like_all(name: str) -> None:
+    op = OPS[name]
+    dims = op.test_dims[0] | ({"T": 9} if "T" in op.test_dims[0] else {"M": 9})
+    x = op.inputs(dims, torch.Generator().manual_seed(0))
+    some = check.truth(op, x, dims)
+    assert len(some.rows) == check.ROWS
+    good = op.fn(**x)
+    assert some.judge(good, True).complaint == ""
+    first, *rest = good if isinstance(good, tuple) else (good,)
+    spoiled = first.clone()
+    spoiled.view(torch.uint8)[some.rows[1]] ^= 0x40
+    assert some.judge((spoiled, *rest), True).complaint
+
+
+# --- cases --------------------------------------------------------------------------------------------------
 
 
 def test_every_op_has_a_case() -> None:
-    cases = {case.name.split()[0] for case in SUITES["ops"](Choice(("rms_norm", "swiglu")))}
-    assert cases == {"rms_norm", "swiglu"}
+    assert {case.about["op"] for case in SUITES["ops"](Choice())} == set(OPS)
+    assert {case.about["op"] for case in SUITES["record"](Choice())} == set(OPS)
+
+
+def test_models_have_shapes() -> None:
+    assert models.experts_that_fit(models.MODELS["V3.2"], 2e9) == 16
+    assert models.experts_that_fit(models.MODELS["Qwen3-30B"], 1e12) == 128
+    assert models.MODELS["V3.2"].projections()["q_b"] == (128 * 192, 1536)
+    for model in models.MODELS:
+        cases = list(SUITES["ops"](Choice(models=(model,), tokens=(4,))))
+        assert {"gemm", "fused_moe", "rms_norm", "route_topk"} <= {case.about["op"] for case in cases}
+        assert all(f" {model} " in f"{case.name} " for case in cases)
+
+
+def test_a_shape_of_ones_own() -> None:
+    choice = Choice(("gemm",), shape={"M": 3, "N": 5}, formats=("fp8", "bf16"), cache=("cold", "warm"))
+    cases = list(SUITES["ops"](choice))
+    assert [case.name.split()[-2:] for case in cases] == [
+        ["fp8", "cold"],
+        ["fp8", "warm"],
+        ["bf16", "cold"],
+        ["bf16", "warm"],
+    ]
+    assert all((case.dims["M"], case.dims["N"]) == (3, 5) for case in cases)
+    assert [case.dims["b"] for case in cases] == [2, 2, 1, 1]
+
+
+def test_cold_weights_are_larger_than_the_caches(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(opcase, "cache_bytes", lambda: 4 << 10)
+    x = {"b": torch.zeros(1 << 10, dtype=torch.uint8), "a": torch.zeros(3)}
+    copies = list(opcase._copies(x, ["b"]))
+    assert len({c["b"].data_ptr() for c in copies}) == len(copies) == 12
+    assert len({c["a"].data_ptr() for c in copies}) == 1
+
+
+@pytest.mark.parametrize("routing", ["balanced", "skewed", "adversarial"])
+def test_routed_cases_run(routing: str) -> None:
+    dims = {"T": 6, "H": 64, "I": 32, "E": 8, "top_k": 2, "w": 2}
+    outcome = case_.run(
+        opcase.op_case("t", "moe", OPS["fused_moe"], dims, routing=routing, cache="warm"), **QUICK
+    )
+    assert {row.verdict for row in outcome.rows} == {"right"}
+    assert {"sparsekern", "torch", "torch loop f32"} <= {row.contender for row in outcome.rows}
+
+
+# --- what comes out -----------------------------------------------------------------------------------------
 
 
 def test_rows_go_to_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "rows.jsonl"
-    quick = ["--op", "rms_norm", "--rounds", "2", "--seconds", "0.001", "--patience", "0"]
-    assert main(["bench", "ops", *quick, "--json", str(file)]) == 0
+    assert main(["bench", "ops", "--op", "rms_norm", *SHORT, "--json", str(file)]) == 0
     assert "sparsekern, out=" in capsys.readouterr().out
     rows = report.read(file)
     assert {"sparsekern", "torch"} <= {row["contender"] for row in rows}
+    assert {row["verdict"] for row in rows} == {"right"}
     assert json.dumps(rows[0]["ratio"]) == '{"median": 1.0, "p10": 1.0, "p90": 1.0}'
-    assert main(["bench", "--compare", str(file), str(file)]) == 0
-    assert capsys.readouterr().out.startswith("  1.00 x")
-    assert not any(line.startswith("*") for line in report.changes(rows, rows))
+    assert all(
+        row["commit"] and row["threads"] and row["versions"]["torch"] and row["compiler"] for row in rows
+    )
     table = report.fill(f"a\n{BEGIN}old\n{END}b\n", tmp_path)
     assert table.startswith(f"a\n{BEGIN}")
     assert table.endswith(f"{END}b\n")
@@ -96,9 +200,171 @@ def test_rows_go_to_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     assert report.fill(table, tmp_path) == table
 
 
-def test_unknown_suites_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+def test_wrong_calls_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bench", "nothing"]) == 2
     assert "choose from ops, moe" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["bench", "--shape", "M:4"])
+    assert "'M:4' is not NAME=NUMBER" in capsys.readouterr().err
+
+
+def test_a_budget_is_kept(capsys: pytest.CaptureFixture[str]) -> None:
+    start = time.monotonic()
+    assert main(["bench", "--op", "rms_norm", "swiglu", "--budget", "1", "--patience", "0"]) == 0
+    assert time.monotonic() - start < 20
+    out = capsys.readouterr().out
+    assert "\nswiglu M=1 C=4096\n" in out
+    assert re.search(r"\n\d cases left out: 1 seconds are over", out)
+
+
+def test_cases_are_listed_without_making_them(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", "--model", "V4-Pro", "--op", "fused_moe", "--tokens", "8", "--list"]) == 0
+    assert capsys.readouterr().out == "ops: fused_moe V4-Pro T=8 (8 of 384 experts)\n"
+
+
+def row(contender: str, us: float, ratio: float = 1.0, **more: object) -> dict[str, object]:
+    spread = {"median": ratio, "p10": 0.97 * ratio, "p90": 1.03 * ratio}
+    about = {"device": "a machine", "threads": 2, "isa": "avx2", "versions": {"torch": "2"}, "commit": "abc"}
+    limits = {"read_gb_per_s": 20.0, "products_gflop_per_s": 100.0, "f32_products_gflop_per_s": 90.0}
+    return {
+        "suite": "ops", "case": "gemm M=1", "op": "gemm", "contender": contender, "remark": "",
+        "verdict": "right",
+        "median_us": us, "p10_us": 0.98 * us, "p90_us": 1.02 * us, "ratio": spread, "error": 0.0,
+        "of_read": 0.5, "of_products": 0.1, "flops": 1e9, "bytes": 1e8, "date": "2026-01-01",
+        "command": "bench", "busy": 0.0, **about, **limits, **more,
+    }  # fmt: skip
+
+
+def run_of(ours: float, theirs: float, **more: object) -> list[dict[str, object]]:
+    return [row("sparsekern", ours, **more), row("torch", theirs, theirs / ours)]
+
+
+@pytest.mark.parametrize(
+    ("after", "verdict"),
+    [
+        (run_of(100, 200), ""),
+        (run_of(102, 200, of_read=0.49), ""),
+        (run_of(150, 200, of_read=0.33), "slower"),
+        (run_of(60, 200, of_read=0.83), "faster"),
+        (run_of(150, 300), ""),  # the whole machine is slower
+        (run_of(150, 200), ""),  # so is its memory: as near to the probes as before
+        (run_of(150, 200, of_read=0.33, p90_us=300.0), ""),  # within its own noise
+    ],
+)
+def test_regressions_are_told_from_weather(after: list[dict[str, object]], verdict: str) -> None:
+    (change,) = compare.changes(run_of(100, 200), after)
+    assert change.verdict == verdict
+
+
+def test_regressions_fail(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    files = [tmp_path / name for name in ("before", "slower", "wrong", "other")]
+    runs = [
+        run_of(100, 200), run_of(150, 200, of_read=0.33), run_of(100, 200, verdict="wrong", remark="nan"),
+        [row("sparsekern", 1.0, case="another")],
+    ]  # fmt: skip
+    for file, rows in zip(files, runs, strict=True):
+        file.write_text("".join(json.dumps(r) + "\n" for r in rows))
+    before = str(files[0])
+    assert main(["bench", "--compare", before, before]) == 0
+    assert capsys.readouterr().out.endswith("0 slower, 0 faster, 1 within the noise\n")
+    assert compare.main([before, str(files[1])]) == 1
+    assert capsys.readouterr().out.startswith("!  1.50 x")
+    assert compare.main([before, str(files[2])]) == 1
+    assert compare.main([before, str(files[3])]) == 2
+
+
+class Tags(HTMLParser):
+    """Counts tags, and sees that they nest."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.seen: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.seen.append(tag)
+        if tag not in ("meta", "br"):
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.seen.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+def test_the_page_stands_alone() -> None:
+    runs = [
+        run_of(120, 200, date="2025-12-01", commit="old"),
+        [*run_of(100, 200), row("numpy <b>", 50, 0.5, verdict="wrong", remark="off & <out>")],
+    ]
+    text = page.page(runs[-1], runs)
+    tags = Tags()
+    tags.feed(text)
+    assert tags.open == []
+    assert tags.seen.count("svg") == 3  # roofline, ratios, history
+    assert tags.seen.count("circle") == 3 + 2
+    assert "script" not in tags.seen
+    assert not re.search(r"(src|href)=|https?://|url\(", text)
+    assert "<b>wrong" not in text.replace('<b class="bad">wrong', "")
+    assert "off &amp; &lt;out&gt;" in text
+
+
+def test_the_page_of_recorded_rows(tmp_path: Path) -> None:
+    file = tmp_path / "rows.jsonl"
+    file.write_text("".join(json.dumps(r) + "\n" for r in run_of(100, 200)))
+    target = tmp_path / "pages" / "it.html"
+    assert main(["bench", "--from", str(file), "--html", str(target), "--history", str(tmp_path)]) == 0
+    assert "2.00 x" in target.read_text()
+
+
+def test_pictures(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    png = load("sparsekern._bench.png")
+    rows = run_of(100, 200)
+    written = list(png.write(rows, [run_of(120, 200, date="2025-12-01"), rows], tmp_path))
+    assert [p.name for p in written] == ["roofline.png", "ratios-gemm.png", "history-gemm.png"]
+    assert all(p.read_bytes().startswith(b"\x89PNG") for p in written)
+
+
+def test_axes() -> None:
+    assert svg.ticks(0.5, 4.1) == [0.5, 1, 2, 4]
+    assert svg.ticks(1e-3, 1e9) == [1e-3, 1e-1, 1e1, 1e3, 1e5, 1e7, 1e9] or len(svg.ticks(1e-3, 1e9)) <= 9
+    x = svg.log_scale(0.5, 8, 100, 500)
+    assert [x(0.5), x(8), x(100)] == pytest.approx([100, 500, 500])
+    assert x(2) == pytest.approx(300)
+
+
+def test_traces_for_flashinfer_bench(tmp_path: Path) -> None:
+    quick = ["--op", "rms_norm", "gemm", "--shape", "M=3", "N=64", "K=256", "--format", "flashinfer-trace"]
+    assert main(["bench", "ops", *quick, *SHORT, "--out", str(tmp_path)]) == 0
+    definitions = [json.loads(p.read_text()) for p in sorted(tmp_path.rglob("definitions/*/*.json"))]
+    assert [d["op_type"] for d in definitions] == ["gemm", "rms_norm"]
+    gemm = definitions[0]
+    assert gemm["axes"]["M"] == {"type": "var"}
+    assert gemm["axes"]["N"] == {"type": "const", "value": 64}
+    assert gemm["inputs"]["b"] == {
+        "shape": ["N", "K"],
+        "dtype": "float8_e4m3fn",
+        "description": "weights, or the panels of packed ones",
+    }
+    assert {
+        name for spec in (*gemm["inputs"].values(), *gemm["outputs"].values()) for name in spec["shape"]
+    } == set(gemm["axes"])
+    scope: dict[str, object] = {}
+    exec(gemm["reference"], scope)
+    x = OPS["gemm"].inputs({"M": 3, "N": 64, "K": 256, "a": 1, "b": 2}, torch.Generator().manual_seed(0))
+    tensors = {name: x[name] for name in gemm["inputs"]}
+    assert torch.equal(scope["run"](**tensors), sparsekern.reference.gemm(**x))  # type: ignore[operator]
+    traces = [
+        json.loads(line) for p in tmp_path.rglob("traces/gemm/*.jsonl") for line in p.read_text().splitlines()
+    ]
+    solutions = {json.loads(p.read_text())["name"] for p in tmp_path.rglob("solutions/*/gemm/*/*.json")}
+    assert {t["solution"] for t in traces} == solutions
+    for trace in traces:
+        passed = trace["evaluation"]["status"] == "PASSED"
+        assert ("performance" in trace["evaluation"]) == passed
+        assert trace["workload"]["axes"] == {"M": 3}
 
 
 @pytest.mark.bench

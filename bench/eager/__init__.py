@@ -13,7 +13,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..baselines import moe_torch_grouped
 from .attention import merge_attn_states as merge_attn_states
 from .attention import sparse_attention as sparse_attention
 from .attention import sparse_mla_prefill as sparse_mla_prefill
@@ -24,6 +23,13 @@ from .kv import kv_read as kv_read
 from .kv import kv_write as kv_write
 from .sparse import sparsify_2to4 as sparsify_2to4
 
+# What torch's way leaves out.
+UNLIKE = {
+    "moe_gather": "looks for no -1",
+    "moe_combine": "looks for no -1",
+    "moe_permutation": "pads no segments",
+}
+
 
 def rms_norm(x: Tensor, weight: Tensor | None = None, bias: Tensor | None = None, *, eps: float) -> Tensor:
     """Torch's own."""
@@ -32,8 +38,9 @@ def rms_norm(x: Tensor, weight: Tensor | None = None, bias: Tensor | None = None
 
 
 def layer_norm(x: Tensor, weight: Tensor | None = None, bias: Tensor | None = None, *, eps: float) -> Tensor:
-    """Torch's own."""
-    return F.layer_norm(x, x.shape[-1:], weight, bias, eps)
+    """Torch's own, which wants weight and bias in one dtype."""
+    w, b = (None if t is None else t.to(x.dtype) for t in (weight, bias))
+    return F.layer_norm(x, x.shape[-1:], w, b, eps)
 
 
 def swiglu(gate_up: Tensor, *, limit: float | None = None, row_weight: Tensor | None = None) -> Tensor:
@@ -100,17 +107,22 @@ def dequantize(
 
 
 @cache
-def _sylvester(d: int, dtype: torch.dtype) -> Tensor:
+def _sylvester(d: int) -> Tensor:
     h = torch.ones(1, 1)
     while len(h) < d:
         h = torch.cat([torch.cat([h, h], 1), torch.cat([h, -h], 1)])
-    return (h / math.sqrt(d)).to(dtype)
+    return h / math.sqrt(d)
 
 
 def hadamard(x: Tensor) -> Tensor:
-    """A matrix product."""
-    y: Tensor = x @ _sylvester(x.shape[-1], x.dtype)
-    return y
+    """Matrix products in float32: a large one as two small ones, its Kronecker factors."""
+    d = x.shape[-1]
+    if d <= 256:
+        return (x.float() @ _sylvester(d)).to(x.dtype)
+    right = 1 << (d.bit_length() // 2)
+    y = x.float().unflatten(-1, (d // right, right)) @ _sylvester(right)
+    z: Tensor = _sylvester(d // right) @ y
+    return z.flatten(-2).to(x.dtype)
 
 
 def _scores(logits: Tensor, scoring: str) -> Tensor:
@@ -202,6 +214,16 @@ def grouped_gemm(
 def fused_moe(
     x: Tensor, w13: Tensor, w2: Tensor, weights: Tensor, ids: Tensor, *, weight_on: str = "output"
 ) -> Tensor:
-    """Two grouped matmuls on sorted rows."""
+    """Two grouped matmuls on sorted rows: what transformers calls "grouped_mm"."""
     assert weight_on == "output"
-    return moe_torch_grouped(w13, w2)(x, ids, weights)
+    (tokens, top_k), experts, inner = ids.shape, len(w13), w2.shape[2]
+    flat = ids.reshape(-1)
+    order = torch.argsort(flat, stable=True)
+    ends = torch.bincount(flat, minlength=experts).cumsum(0).to(torch.int32)
+    gate_up = torch._grouped_mm(x.index_select(0, order // top_k), w13.transpose(1, 2), offs=ends)
+    hidden = F.silu(gate_up[:, :inner]) * gate_up[:, inner:]
+    rows = torch._grouped_mm(hidden, w2.transpose(1, 2), offs=ends)
+    slots = torch.empty_like(rows)
+    slots[order] = rows
+    y: Tensor = (slots.view(tokens, top_k, -1).float() * weights[..., None]).sum(1)
+    return y.to(x.dtype)

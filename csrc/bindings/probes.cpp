@@ -24,10 +24,10 @@ void read_pass(const py::object& tensor) {
   run({.kind = probes::Kind::read, .data = t.data, .bytes = t.size() * size_of(t.dtype), .rounds = 0});
 }
 
-// Returns the floating-point operations that it did.
+// Returns the operations that it did, a product and a sum being two.
 double spin(probes::Kind kind, int64_t rounds) {
   run({.kind = kind, .data = nullptr, .bytes = 0, .rounds = rounds});
-  const double products_a_lane = kind == probes::Kind::dot ? 2 : 1;
+  const double products_a_lane = kind == probes::Kind::dot ? 2 : kind == probes::Kind::bytes ? 4 : 1;
   return 2.0 * 16 * products_a_lane * probes::kProductsARound * static_cast<double>(rounds) * threads();
 }
 
@@ -37,6 +37,7 @@ void define_probes(py::module_& m) {
   m.def("probe_read", &read_pass);
   m.def("probe_fma", [](int64_t rounds) { return spin(probes::Kind::fma, rounds); });
   m.def("probe_dot", [](int64_t rounds) { return spin(probes::Kind::dot, rounds); });
+  m.def("probe_int8", [](int64_t rounds) { return spin(probes::Kind::bytes, rounds); });
 }
 
 }  // namespace sk

@@ -28,12 +28,12 @@ static void read_pass(const Args& a) {
 // Independent sums: more than latency times instructions a cycle, and no more than there are registers.
 constexpr int kChains = Isa::SK_ISA == Isa::avx2 ? kProductsARound / 2 : kProductsARound;
 
-template <class Body>
-static void on_every_thread(int64_t rounds, const Body& shared) {
+template <class Sum, class Body>
+static void on_every_thread(int64_t rounds, const Sum& zero, const Body& shared) {
   parallel_for(threads(), [&](int64_t, int) {
     const Body body = shared;  // a copy that nothing else can reach, so that its operands stay in registers
-    F32 sums[kChains];
-    for (F32& s : sums) s = splat(0.0f);
+    Sum sums[kChains];
+    for (Sum& s : sums) s = zero;
     for (int64_t i = 0; i < rounds * (kProductsARound / kChains); ++i)
 #pragma GCC unroll 12
       for (int c = 0; c < kChains; ++c) sums[c] = body(sums[c]);
@@ -48,10 +48,13 @@ void run(const Args& a) {
     read_pass(a);
   } else if (a.kind == Kind::fma) {
     const F32 x = even(splat_pair(&pair));
-    on_every_thread(a.rounds, [x](F32 sum) { return fma(x, x, sum); });
-  } else {
+    on_every_thread(a.rounds, splat(0.0f), [x](F32 sum) { return fma(x, x, sum); });
+  } else if (a.kind == Kind::dot) {
     const Bf16x2 x = splat_pair(&pair);
-    on_every_thread(a.rounds, [x](F32 sum) { return dot(sum, x, x); });
+    on_every_thread(a.rounds, splat(0.0f), [x](F32 sum) { return dot(sum, x, x); });
+  } else {
+    const I32 x = splat_i(0x01010101);  // times the sum: products of constants would leave the loop
+    on_every_thread(a.rounds, splat_i(1), [x](I32 sum) { return dot_bytes(sum, x, sum); });
   }
 }
 

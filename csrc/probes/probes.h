@@ -5,13 +5,13 @@
 
 namespace sk::probes {
 
-enum class Kind : int { read, fma, dot };
+enum class Kind : int { read, fma, dot, bytes };
 
 struct Args {
   Kind kind;
   const void* data;  // read: goes over these bytes once
   int64_t bytes;
-  int64_t rounds;    // fma, dot: rounds of kProductsARound vector products on every thread
+  int64_t rounds;    // the others: rounds of kProductsARound vector products on every thread
 };
 
 inline constexpr int kProductsARound = 12;

@@ -278,6 +278,17 @@ SK_INLINE F32 odd(Bf16x2 x) {
 // acc + a.odd * b.odd, then + a.even * b.even: the order in which VDPBF16PS rounds.
 SK_INLINE F32 dot(F32 acc, Bf16x2 a, Bf16x2 b) { return fma(even(a), even(b), fma(odd(a), odd(b), acc)); }
 
+// acc + the four products of unsigned bytes of a with signed bytes of b, exactly: VPMADDUBSW would saturate.
+SK_INLINE __m256i dot_bytes8(__m256i acc, __m256i u, __m256i s) {
+  const __m256i evens = _mm256_madd_epi16(_mm256_and_si256(u, _mm256_set1_epi16(0xff)),
+                                          _mm256_srai_epi16(_mm256_slli_epi16(s, 8), 8));
+  const __m256i odds = _mm256_madd_epi16(_mm256_srli_epi16(u, 8), _mm256_srai_epi16(s, 8));
+  return _mm256_add_epi32(acc, _mm256_add_epi32(evens, odds));
+}
+SK_INLINE I32 dot_bytes(I32 acc, I32 a, I32 b) {
+  return {dot_bytes8(acc.lo, a.lo, b.lo), dot_bytes8(acc.hi, a.hi, b.hi)};
+}
+
 // --- chunks of weights (gemm/gemm.h): 16 columns times 4 bytes
 constexpr int kTileRows = 4, kTileVectors = 1;  // accumulators that fit the registers
 constexpr bool kDotsBf16 = false;               // whether dot() is an instruction

@@ -15,6 +15,14 @@ constexpr bool kDotsBf16 = false;               // whether dot() is an instructi
 // acc + a.odd * b.odd, then + a.even * b.even: the order in which VDPBF16PS rounds.
 SK_INLINE F32 dot(F32 acc, Bf16x2 a, Bf16x2 b) { return fma(even(a), even(b), fma(odd(a), odd(b), acc)); }
 
+// acc + the four products of unsigned bytes of a with signed bytes of b, exactly: VPMADDUBSW would saturate.
+SK_INLINE I32 dot_bytes(I32 acc, I32 a, I32 b) {
+  const __m512i evens = _mm512_madd_epi16(_mm512_and_si512(a.v, _mm512_set1_epi16(0xff)),
+                                          _mm512_srai_epi16(_mm512_slli_epi16(b.v, 8), 8));
+  const __m512i odds = _mm512_madd_epi16(_mm512_srli_epi16(a.v, 8), _mm512_srai_epi16(b.v, 8));
+  return {_mm512_add_epi32(acc.v, _mm512_add_epi32(evens, odds))};
+}
+
 // 32 words of bf16 magnitudes a register: e4m3 has 128 of them.
 SK_INLINE __m512i e4m3_words(__m256i codes) {
   const __m512i x = _mm512_cvtepu8_epi16(codes);

@@ -1,4 +1,4 @@
-// AVX-512 with BF16 and VBMI: VDPBF16PS multiplies pairs, VPERMI2B decodes FP8.
+// AVX-512 with BF16, VBMI and VNNI: VDPBF16PS multiplies pairs, VPERMI2B decodes FP8.
 #pragma once
 #include <immintrin.h>
 
@@ -15,6 +15,9 @@ constexpr bool kDotsBf16 = true;                // whether dot() is an instructi
 SK_INLINE F32 dot(F32 acc, Bf16x2 a, Bf16x2 b) {
   return {_mm512_dpbf16_ps(acc.v, reinterpret_cast<__m512bh>(a.v), reinterpret_cast<__m512bh>(b.v))};
 }
+
+// acc + the four products of unsigned bytes of a with signed bytes of b, exactly.
+SK_INLINE I32 dot_bytes(I32 acc, I32 a, I32 b) { return {_mm512_dpbusd_epi32(acc.v, a.v, b.v)}; }
 
 // e4m3 -> bf16, exactly. 7 magnitude bits pick from 128 bf16 values held as two byte planes (VPERMI2B reads 128
 // bytes and ignores bit 7); the sign is bit 7 of both formats' top byte. Not a shift: VDPBF16PS would flush e4m3

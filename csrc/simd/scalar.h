@@ -272,6 +272,17 @@ SK_INLINE F32 odd(Bf16x2 x) {
 // acc + a.odd * b.odd, then + a.even * b.even: the order in which VDPBF16PS rounds.
 SK_INLINE F32 dot(F32 acc, Bf16x2 a, Bf16x2 b) { return fma(even(a), even(b), fma(odd(a), odd(b), acc)); }
 
+// acc + the four products of unsigned bytes of a with signed bytes of b, exactly.
+SK_INLINE I32 dot_bytes(I32 acc, I32 a, I32 b) {
+  return lanes<I32>([&](int i) {
+    const uint32_t u = static_cast<uint32_t>(a.v[i]), s = static_cast<uint32_t>(b.v[i]);
+    int32_t sum = 0;
+    for (int shift = 0; shift < 32; shift += 8)
+      sum += static_cast<int32_t>(u >> shift & 0xff) * static_cast<int8_t>(s >> shift & 0xff);
+    return static_cast<int32_t>(static_cast<uint32_t>(acc.v[i]) + static_cast<uint32_t>(sum));
+  });
+}
+
 // --- chunks of weights (gemm/gemm.h): 16 columns times 4 bytes
 constexpr int kTileRows = 4, kTileVectors = 1;  // accumulators that fit the registers
 constexpr bool kDotsBf16 = false;               // whether dot() is an instruction

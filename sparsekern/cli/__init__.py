@@ -17,7 +17,7 @@ import sparsekern
 COMMANDS = {
     "info": ("sparsekern.cli.info", "what this build offers on this machine, op by op"),
     "demo": ("sparsekern.cli.demo", "a small DeepSeek-V4 model on transformers, then on sparsekern"),
-    "bench": ("sparsekern._bench.command", "time the ops beside their peers"),
+    "bench": ("sparsekern._bench.command", "time the ops beside their peers and the limits of the machine"),
     "verify": ("sparsekern.cli.verify", "run every op against its reference, on every instruction set"),
 }
 
