@@ -13,9 +13,9 @@ CXX_SOURCES := $(shell find csrc tests -name '*.h' -o -name '*.cpp' -o -name '*.
 # One test process a core, one thread each; tests of threads ask for more themselves, and waiting ones sleep.
 PYTEST = OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(BIN)/pytest -q -n $(JOBS) --dist worksteal
 
-.PHONY: help venv build test demo lint bench asan emulated clean
+.PHONY: help venv build test demo lint bench asan emulated devmodel clean
 help:
-	@echo "venv build test demo lint bench asan emulated clean"
+	@echo "venv build test demo lint bench asan emulated devmodel clean"
 
 # torch first, and by version: whatever else is installed afterwards must not choose one.
 $(VENV)/.torch:
@@ -56,6 +56,12 @@ lint: $(VENV)/.dev
 	$(BIN)/lint-imports
 	$(BIN)/typos
 	$(BIN)/clang-format --dry-run -Werror $(CXX_SOURCES)
+
+# CUDA kernels on a CPU model of the device: needs nvcc, and no GPU.
+devmodel: build
+	@command -v nvcc > /dev/null || [ -x "$$CUDA_HOME/bin/nvcc" ] || \
+	  { echo "devmodel: skipped, for there is no nvcc on the path or in CUDA_HOME"; exit 0; }; \
+	$(PYTEST) tests/devmodel -m "devmodel or not devmodel" $(ARGS)
 
 # AddressSanitizer and UBSan: the library is built with them and put into the tests' way; torch is not. A process
 # that starts without the venv's start-up files sees this copy of the package, not the editable one.

@@ -8,6 +8,7 @@ it refuses, comes back to `explain`, which raises the error that says why.
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,7 +20,7 @@ from torch.autograd import forward_ad
 from torch.compiler import is_compiling
 from torch.utils.dlpack import from_dlpack
 
-from sparsekern import _C
+from sparsekern import _C, cuda
 from sparsekern.schema import DTYPES, DtypeError, Op, Option, ShapeError, UnsupportedError, as_tuple
 
 _dispatch_modes: Callable[[], int] = torch._C._len_torch_dispatch_stack
@@ -52,7 +53,7 @@ def run_plain(op: Op, values: Sequence[Any]) -> Any:
     return _KERNELS[op.name](*plain)
 
 
-def explain(name: str, values: tuple[Any, ...], reason: str) -> Any:
+def explain(name: str, values: tuple[Any, ...], reason: str, *, asked_cuda: bool = False) -> Any:
     """Serve a call that the compiled check refused, or raise what is wrong with it.
 
     Raises:
@@ -73,10 +74,14 @@ def explain(name: str, values: tuple[Any, ...], reason: str) -> Any:
     if any(_needs_torch(t) for t in real):
         return _through_torch(op, (*tensors.values(), *options.values(), out))
     dims = op.bind(tensors, options)
-    if real[0].device.type != "cpu":
+    if real[0].device.type not in ("cpu", "cuda"):
         raise UnsupportedError(
-            f"{name}: no implementation for {real[0].device}; this build has CPU kernels only"
+            f"{name}: no kernels for {real[0].device}; there are some for CPUs and CUDA devices"
         )
+    if real[0].device.type == "cuda" and not asked_cuda:
+        on_cuda = cuda.kernel(op, _explain_on_cuda)
+        _C.set_elsewhere(name, on_cuda)
+        return on_cuda(*values)
     if out is not None:
         _check_out(op, tensors, options, dims, out)
     for label, t in tensors.items():
@@ -85,6 +90,9 @@ def explain(name: str, values: tuple[Any, ...], reason: str) -> Any:
     if any(given[n] is not t for n, t in tensors.items()):  # arrays, now tensors
         return _KERNELS[name](*tensors.values(), *options.values(), out)
     raise RuntimeError(f"{name}: refused ({reason}), though the arguments fit its record; please report this")
+
+
+_explain_on_cuda = functools.partial(explain, asked_cuda=True)
 
 
 def check_gradients(op: Op, values: Sequence[Any]) -> None:
@@ -208,8 +216,9 @@ def _check_out(
             raise ShapeError(
                 f"{op.name}: {label} has shape {tuple(t.shape)}, expected {result.shape} = {shape}"
             )
-        if t.device.type != "cpu":
-            raise ShapeError(f"{op.name}: {label} is on {t.device}, expected cpu")
+        device = next(x.device for x in tensors.values() if x is not None)
+        if t.device != device:
+            raise ShapeError(f"{op.name}: {label} is on {t.device}, expected {device}")
         if not t.is_contiguous():
             raise ShapeError(f"{op.name}: {label} has strides {tuple(t.stride())}, expected contiguous")
     raise ShapeError(f"{op.name}: out has another size than the result, or overlaps an input or another out")
@@ -244,11 +253,14 @@ def trace() -> Iterator[Calls]:
     def count(op: str, implementation: str) -> None:
         calls.setdefault(op, Counter())[implementation] += 1
 
-    _C.set_trace(count)
+    compiled = [m for m in (_C, cuda.module()) if m is not None]
+    for m in compiled:
+        m.set_trace(count)
     try:
         yield calls
     finally:
-        _C.set_trace(None)
+        for m in compiled:
+            m.set_trace(None)
 
 
 _C.setup(torch, tuple(DTYPES.values()), explain, ShapeError)

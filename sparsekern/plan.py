@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import torch
 
-from sparsekern import _C, catalogue
+from sparsekern import _C, catalogue, cuda
 
 
 class Support(NamedTuple):
@@ -29,12 +29,14 @@ def support(op: str, device: str | torch.device = "cpu", **shape: int) -> Suppor
         kind = torch.device(device).type
     except (RuntimeError, TypeError) as error:
         return Support(False, f"{device!r} is not a device: {error}".splitlines()[0], "")
-    if kind != "cpu":
+    if kind not in ("cpu", "cuda"):
         return Support(False, f"no {kind} kernels in this build", "")
+    if kind == "cuda" and (reason := cuda.lacks(op)):
+        return Support(False, reason, "")
     wrong = [f"{name}={size!r}" for name, size in shape.items() if not isinstance(size, int) or size < 0]
     if wrong:
         return Support(False, f"not a size: {', '.join(wrong)}", "")
-    return Support(True, "", _C.isa())
+    return Support(True, "", _C.isa() if kind == "cpu" else "cuda")
 
 
 def ops() -> list[str]:

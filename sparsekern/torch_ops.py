@@ -63,10 +63,12 @@ def register(op: Op) -> None:
     def fake_out(*values: Any, **out: Tensor) -> None:
         bound(values[:inputs])  # `out` is checked when there is memory
 
-    _LIBRARY.impl(op.name, run, "CPU")
+    for device in ("CPU", "CUDA"):
+        _LIBRARY.impl(op.name, run, device)
+        if op.outs:
+            _LIBRARY.impl(f"{op.name}.out", run_out, device)
     torch.library.register_fake(f"sparsekern::{op.name}", fake, lib=_LIBRARY)
     if op.outs:
-        _LIBRARY.impl(f"{op.name}.out", run_out, "CPU")
         torch.library.register_fake(f"sparsekern::{op.name}.out", fake_out, lib=_LIBRARY)
 
 

@@ -29,7 +29,9 @@ LAYERS = {
     "attention": {"attention", "gemm", "simd", "core"},
     "indexer": {"indexer", "gemm", "simd", "core"},
     "probes": {"probes", "simd", "core"},
+    "cuda": {"cuda", "core"},
 }
+DEVICE = (".cu", ".cuh")
 
 
 def sources(*suffixes: str) -> list[Path]:
@@ -48,7 +50,7 @@ def layer(path: Path) -> str:
 # --- C++ sources ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("path", sources(".h", ".cpp"), ids=lambda p: str(p.relative_to(CSRC)))
+@pytest.mark.parametrize("path", sources(".h", ".cpp", *DEVICE), ids=lambda p: str(p.relative_to(CSRC)))
 def test_includes_follow_the_layers(path: Path) -> None:
     own = layer(path)
     for bracket, name in includes(path):
@@ -60,9 +62,9 @@ def test_includes_follow_the_layers(path: Path) -> None:
             good = top in {"bindings", *LAYERS} - {"simd"} or rest[-1] in ("op.h", "probes.h")
         elif own == "kernels":
             same = top == "kernels" and rest[0] == path.parent.name
-            good = same or top in LAYERS
+            good = same or (top in LAYERS and (top != "cuda" or path.suffix in DEVICE))
         else:
-            good = top in LAYERS[own]
+            good = top in LAYERS[own] or (top == "cuda" and path.suffix in DEVICE)
         assert good, f"{path.relative_to(CSRC)} includes {name}"
 
 
@@ -72,6 +74,17 @@ def test_python_stays_in_the_bindings_and_torch_outside(path: Path) -> None:
         assert not name.startswith(("torch/", "ATen/", "c10/")), name
         if layer(path) != "bindings":
             assert not name.startswith(("pybind11", "Python.h")), name
+
+
+@pytest.mark.parametrize("path", sources(".h", ".cpp", *DEVICE), ids=lambda p: str(p.relative_to(CSRC)))
+def test_cuda_keeps_to_its_places(path: Path) -> None:
+    """Its headers in device code and one binding, PTX in one folder, launches in one file."""
+    place = str(path.relative_to(CSRC))
+    if path.suffix not in DEVICE and place != "bindings/cuda/device.cpp":
+        assert not [name for _, name in includes(path) if name.startswith("cuda_")]
+    if path.suffix in DEVICE:
+        assert "cuda/ptx/" in place or not re.search(r"\basm\b", _code(path))
+        assert place == "cuda/launch.cuh" or "<<<" not in _code(path)
 
 
 def isa_sources() -> list[Path]:
@@ -95,7 +108,11 @@ def _code(path: Path) -> str:
 
 @pytest.mark.parametrize(
     "path",
-    [*sources(".h", ".cpp"), *sorted(PACKAGE.rglob("*.py")), *sorted(Path(__file__).parent.glob("*.py"))],
+    [
+        *sources(".h", ".cpp", *DEVICE),
+        *sorted(PACKAGE.rglob("*.py")),
+        *sorted(Path(__file__).parent.glob("*.py")),
+    ],
     ids=lambda p: str(p.relative_to(ROOT)),
 )
 def test_files_are_short(path: Path) -> None:

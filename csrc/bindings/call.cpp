@@ -97,7 +97,9 @@ void Call::read_tensor_arg(int i, PyObject* value) {
   }
   if (!is_plain_tensor(value)) throw Refused{"not a plain tensor"};
   if (!read_tensor(value, &t)) throw Refused{"unreadable tensor"};
-  if (!t.on_cpu) throw Refused{"device"};
+  if (!t.here) throw Refused{kElsewhere};
+  if (device_ >= 0 && t.device != device_) throw Refused{"devices"};
+  device_ = t.device;
   if (t.dtype == Dtype::other || !(spec.dtypes >> static_cast<int>(t.dtype) & 1)) throw Refused{"dtype"};
   if (!(spec.dense ? is_dense(t) : is_rows(t))) throw Refused{"strides"};
   if (requires_grad(value)) throw Refused{"requires grad"};
@@ -251,6 +253,13 @@ const int32_t* Call::indices(int i) {
   const TensorView& t = args_[i];
   const int64_t cols = t.last(), rows = t.rank > 0 ? t.rows() : 1;
   if (t.dtype == Dtype::i32 && (t.row_stride() == cols || rows <= 1)) return t.as<const int32_t>();
+#if defined(SK_CUDA)
+  auto* const on_device = static_cast<int32_t*>(device_scratch(rows * cols * size_of(Dtype::i32)));
+  const cuda::OnDevice device(device_);
+  cuda::to_int32(t.data, t.dtype == Dtype::i64, rows, cols, t.row_stride(), on_device, current_stream(device_));
+  cuda::check_launch();
+  return on_device;
+#else
   int32_t* copy = scratch_.take<int32_t>(rows * cols);
   for (int64_t r = 0; r < rows; ++r)
     for (int64_t c = 0; c < cols; ++c) {
@@ -259,7 +268,17 @@ const int32_t* Call::indices(int i) {
       copy[r * cols + c] = v == static_cast<int32_t>(v) ? static_cast<int32_t>(v) : INT32_MIN;
     }
   return copy;
+#endif
 }
+
+#if defined(SK_CUDA)
+void* Call::device_scratch(int64_t bytes) {
+  TensorView memory;
+  const int64_t size = max(bytes, 1);
+  kept_.push_back(new_tensor(Dtype::u8, 1, &size, device_, &memory));
+  return memory.data;
+}
+#endif
 
 Dtype Call::out_dtype(const OutSpec& spec) const {
   for (const auto& [source, which] : spec.dtype) {
@@ -297,14 +316,15 @@ void Call::make_outputs() {
     } else if (given) {
       take_output(i, count > 1 ? PyTuple_GET_ITEM(out_, static_cast<Py_ssize_t>(i)) : out_, dtype, rank, shape);
     } else {
-      results_[i] = new_tensor(dtype, rank, shape, &outs_[i]);
+      results_[i] = new_tensor(dtype, rank, shape, device_, &outs_[i]);
     }
   }
 }
 
 void Call::take_output(size_t i, PyObject* value, Dtype dtype, int rank, const int64_t* shape) {
   TensorView& t = outs_[i];
-  if (!is_plain_tensor(value) || !read_tensor(value, &t) || !t.on_cpu || t.dtype != dtype || t.rank != rank)
+  if (!is_plain_tensor(value) || !read_tensor(value, &t) || !t.here || t.device != device_ || t.dtype != dtype ||
+      t.rank != rank)
     throw Refused{"out"};
   for (int j = 0; j < rank; ++j)
     if (t.shape[j] != shape[j]) throw Refused{"out"};

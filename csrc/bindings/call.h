@@ -15,6 +15,10 @@
 #include "core/cpu_features.h"
 #include "core/parallel.h"
 #include "core/tensor_view.h"
+#if defined(SK_CUDA)
+#include "bindings/cuda/device.h"
+#include "bindings/tensor_caster.h"
+#endif
 
 namespace sk {
 
@@ -29,6 +33,7 @@ struct OptionValue {
 struct Refused {  // the schema does not fit; Python will say why
   const char* reason;
 };
+inline constexpr const char* kElsewhere = "device";  // a tensor is on a device that another module serves
 struct BadValue {  // a value is wrong; complete but for the op's name
   std::string message;
 };
@@ -70,6 +75,7 @@ class Call {
   bool out_given() const { return out_ != Py_None; }
   const TensorView& out(int i) const { return outs_[i]; }
 
+#if !defined(SK_CUDA)
   // Runs the first variant that this machine can run, without the interpreter's lock.
   template <class Args, int N>
   void run(const Variant<Args> (&rows)[N], const Args& args) {
@@ -79,6 +85,21 @@ class Call {
     const PlainFloats plain;
     row.run(args);
   }
+  static constexpr bool kReadsValues = true;
+#else
+  // Queues the op's kernels on torch's current stream.
+  template <class Args, int N>
+  void run(const Variant<Args> (&rows)[N], const Args& args) {
+    if (rows[0].run == nullptr) throw Refused{"no kernel"};
+    implementation_ = rows[0].name;
+    const cuda::OnDevice device(device_);
+    rows[0].run(args, current_stream(device_));
+    cuda::check_launch();
+  }
+  static constexpr bool kReadsValues = false;  // of tensors: that would wait for the device
+  // Memory on the device that is free once the work queued so far and by this call is done.
+  void* device_scratch(int64_t bytes);
+#endif
   const char* implementation() const { return implementation_; }
   pybind11::object result();
 
@@ -98,6 +119,7 @@ class Call {
   static constexpr int kMax = 24;  // of arguments, of options, of results; sizes: twice that
 
   const Schema& schema_;
+  int device_ = -1;
   TensorView args_[kMax], outs_[kMax];
   OptionValue options_[kMax];
   int64_t sizes_[2 * kMax];
@@ -105,6 +127,7 @@ class Call {
   int batch_rank_ = 0;
   PyObject* out_ = nullptr;
   pybind11::object results_[kMax];
+  std::vector<pybind11::object> kept_;  // until the call ends: torch's allocator then reuses it in stream order
   Scratch scratch_;
   const char* implementation_ = "";
 };

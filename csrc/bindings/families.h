@@ -15,8 +15,15 @@ Family attention_family();
 Family kv_family();
 Family indexer_family();
 
+#if defined(SK_CUDA)
+Family cuda_family();  // ops that need another binding there: they must not read what tensors hold
+#endif
+
 inline std::vector<Family> families() {
   return {
+#if defined(SK_CUDA)
+      cuda_family(),
+#endif
       quant_family(), moe_family(), gemm_family(), attention_family(), kv_family(), indexer_family(),
   };
 }

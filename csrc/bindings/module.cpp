@@ -2,107 +2,15 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
-#include <atomic>
-#include <memory>
-
-#include "bindings/call.h"
-#include "bindings/families.h"
+#include "bindings/dispatch.h"
 #include "bindings/probes.h"
-#include "bindings/tensor_caster.h"
-
-namespace py = pybind11;
-
-namespace sk {
-namespace {
-
-// Python objects that live as long as the interpreter.
-struct Hooks { py::handle explain, shape_error, trace; } hooks;
-
-struct Kernel {
-  Schema schema;
-  const Binding* binding;
-  PyMethodDef method;
-};
-
-// Lets Python say what is wrong with the arguments, or serve them if they are fine but not plain CPU tensors.
-PyObject* explain(const Kernel& k, PyObject* const* values, Py_ssize_t count, const char* reason) {
-  try {
-    py::tuple all(count);
-    for (Py_ssize_t i = 0; i < count; ++i) all[i] = py::handle(values[i]);
-    return hooks.explain(k.schema.name, all, reason).release().ptr();
-  } catch (py::error_already_set& e) {
-    e.restore();
-    return nullptr;
-  }
-}
-
-PyObject* invoke(PyObject* self, PyObject* const* values, Py_ssize_t count) {
-  const auto& k = *static_cast<const Kernel*>(PyCapsule_GetPointer(self, nullptr));
-  if (count != static_cast<Py_ssize_t>(k.schema.args.size() + k.schema.options.size() + 1)) {
-    PyErr_Format(PyExc_TypeError, "%s: got %zd arguments", k.schema.name.c_str(), count);
-    return nullptr;
-  }
-  try {
-    Call call(k.schema);
-    call.read(values);
-    k.binding->run(call);
-    if (hooks.trace) hooks.trace(k.schema.name, call.implementation());
-    return call.result().release().ptr();
-  } catch (const Refused& r) {
-    return explain(k, values, count, r.reason);
-  } catch (const BadValue& e) {
-    PyErr_SetString(hooks.shape_error.ptr(), (k.schema.name + ": " + e.message).c_str());
-  } catch (py::error_already_set& e) {
-    e.restore();
-  } catch (const std::bad_alloc&) {
-    PyErr_Format(PyExc_MemoryError, "%s: no memory for scratch", k.schema.name.c_str());
-  } catch (const std::exception& e) {
-    PyErr_SetString(PyExc_RuntimeError, e.what());
-  }
-  return nullptr;
-}
-
-// Names in the schema must be those that the binding was written for, in its order.
-void check_names(const Schema& schema, const Binding& binding) {
-  std::string names;
-  for (const ArgSpec& a : schema.args) names += a.name + " ";
-  for (const OptionSpec& o : schema.options) names += o.name + " ";
-  if (!Call::can_hold(schema))
-    throw std::logic_error(schema.name + ": more arguments, options or sizes than Call holds");
-  if (names != std::string(binding.arguments) + " ")
-    throw std::logic_error(schema.name + ": the schema says '" + names + "', the binding '" + binding.arguments +
-                           "'");
-}
-
-py::object define(const py::tuple& record) {
-  auto kernel = std::make_unique<Kernel>(Kernel{Schema(record), nullptr, {}});
-  for (const auto& [first, count] : families())
-    for (const Binding* b = first; b != first + count; ++b)
-      if (kernel->schema.name == b->name) kernel->binding = b;
-  if (kernel->binding == nullptr) throw std::logic_error("no binding for op " + kernel->schema.name);
-  check_names(kernel->schema, *kernel->binding);
-  Kernel* k = kernel.release();  // kernels live as long as the interpreter
-  k->method = {k->schema.name.c_str(), reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(&invoke)),
-               METH_FASTCALL, nullptr};
-  const py::capsule self(k, static_cast<const char*>(nullptr));
-  return py::reinterpret_steal<py::object>(PyCFunction_NewEx(&k->method, self.ptr(), nullptr));
-}
-
-}  // namespace
-}  // namespace sk
+#include "core/cpu_features.h"
+#include "core/parallel.h"
 
 PYBIND11_MODULE(_C, m) {
   using namespace sk;
   m.doc() = "Compiled kernels of sparsekern; use the functions of the package.";
-  m.def("setup", [](const py::object& torch, const py::tuple& dtypes, py::object explain, py::object shape_error) {
-    setup_tensors(torch, dtypes);
-    hooks.explain = explain.release();
-    hooks.shape_error = shape_error.release();
-  });
-  m.def("define", &define, "Hand over an op's record; returns the function that runs it.");
-  m.def("set_trace",
-        [](py::object callback) { hooks.trace = callback.is_none() ? py::handle() : callback.release(); });
-  m.def("use_exchange_api", &use_exchange_api);
+  define_common(m, "cpu");
 
   m.def("isas", [] {
     std::vector<std::string> names;

@@ -122,7 +122,8 @@ void moe_gather(Call& c) {
                                 .row_token = row_token,
                                 .out = c.out(0).as<uint8_t>(),
                                 .rows = c.arg(kRowToken).last(),
-                                .bytes = x.last() * size_of(x.dtype)});
+                                .bytes = x.last() * size_of(x.dtype),
+                                .tokens = x.rows()});
 }
 
 void moe_combine(Call& c) {
@@ -147,7 +148,8 @@ void moe_combine(Call& c) {
                                  .out_dtype = c.out(0).dtype,
                                  .tokens = slot_row.rows(),
                                  .top_k = slot_row.last(),
-                                 .dim = y.last()});
+                                 .dim = y.last(),
+                                 .rows = y.rows()});
 }
 
 constexpr Binding kBindings[] = {

@@ -18,8 +18,7 @@ void run(const probes::Args& args) {
 
 void read_pass(const py::object& tensor) {
   TensorView t;
-  if (!is_plain_tensor(tensor.ptr()) || !read_tensor(tensor.ptr(), &t) || !t.on_cpu || t.rank != 1 ||
-      t.stride[0] != 1)
+  if (!is_plain_tensor(tensor.ptr()) || !read_tensor(tensor.ptr(), &t) || !t.here || t.rank != 1 || t.stride[0] != 1)
     throw py::type_error("probe_read: expected a contiguous one-dimensional torch.Tensor on the CPU");
   run({.kind = probes::Kind::read, .data = t.data, .bytes = t.size() * size_of(t.dtype), .rounds = 0});
 }

@@ -1,5 +1,6 @@
 #include "bindings/tensor_caster.h"
 
+#include <string>
 #include <vector>
 
 namespace py = pybind11;
@@ -39,7 +40,7 @@ struct DLPackExchangeAPI {
   int (*dltensor_from_py_object_no_sync)(void*, DLTensor*);
   int (*current_work_stream)(int32_t, int32_t, void**);
 };
-constexpr int32_t kCpu = 1;
+constexpr int32_t kCpu = 1, kCuda = 2;
 
 constexpr DLDataType kDlpackOf[] = {
     // in the order of Dtype
@@ -51,8 +52,10 @@ constexpr DLDataType kDlpackOf[] = {
 struct Torch {
   const DLPackExchangeAPI* api = nullptr;
   const DLPackExchangeAPI* found = nullptr;
+  int32_t device_type = kCpu;
+  std::string device_name;
   PyTypeObject *tensor = nullptr, *parameter = nullptr;
-  py::handle empty, grad_enabled;
+  py::handle module, empty, grad_enabled;
   PyObject* requires_grad = nullptr;
   std::vector<py::handle> dtypes;
 } torch_;
@@ -73,7 +76,8 @@ bool read_by_exchange(PyObject* object, TensorView* out) {
   out->data = static_cast<char*>(t.data) + t.byte_offset;
   out->dtype = from_dlpack(t.dtype);
   out->rank = t.ndim;
-  out->on_cpu = t.device.device_type == kCpu;
+  out->here = t.device.device_type == torch_.device_type;
+  out->device = t.device.device_id;
   for (int i = 0; i < t.ndim; ++i) {
     out->shape[i] = t.shape[i];
     out->stride[i] = t.strides[i];
@@ -87,7 +91,9 @@ bool read_by_attributes(PyObject* object, TensorView* out) {
     const auto shape = t.attr("shape").cast<py::tuple>();
     const auto stride = t.attr("stride")().cast<py::tuple>();
     if (shape.size() > TensorView::kMaxRank) return false;
-    out->on_cpu = t.attr("is_cpu").cast<bool>();
+    const py::object device = t.attr("device");
+    out->here = device.attr("type").cast<std::string>() == torch_.device_name;
+    out->device = device.attr("index").is_none() ? 0 : device.attr("index").cast<int>();
     out->data = PyLong_AsVoidPtr(t.attr("data_ptr")().ptr());
     out->dtype = dtype_of(t.attr("dtype").ptr());
     out->rank = static_cast<int>(shape.size());
@@ -107,7 +113,10 @@ void raise_from_dlpack(void*, const char* kind, const char* message) {
 
 }  // namespace
 
-void setup_tensors(const py::object& torch, const py::tuple& dtypes) {
+void setup_tensors(const py::object& torch, const py::tuple& dtypes, const char* device) {
+  torch_.device_name = device;
+  torch_.device_type = torch_.device_name == "cpu" ? kCpu : kCuda;
+  torch_.module = py::object(torch).release();
   torch_.tensor = reinterpret_cast<PyTypeObject*>(py::object(torch.attr("Tensor")).release().ptr());
   torch_.parameter = reinterpret_cast<PyTypeObject*>(py::object(torch.attr("nn").attr("Parameter")).release().ptr());
   torch_.empty = py::object(torch.attr("empty")).release();
@@ -148,12 +157,24 @@ Dtype dtype_of(PyObject* torch_dtype) {
   return Dtype::other;
 }
 
-py::object new_tensor(Dtype dtype, int rank, const int64_t* shape, TensorView* view) {
+void* current_stream(int device) {
+  if (torch_.device_type == kCpu) return nullptr;
+  void* stream = nullptr;
+  if (torch_.api != nullptr && torch_.api->current_work_stream != nullptr) {
+    if (torch_.api->current_work_stream(torch_.device_type, device, &stream) != 0) throw py::error_already_set();
+    return stream;
+  }
+  const py::object current = torch_.module.attr("cuda").attr("current_stream")(device);
+  return PyLong_AsVoidPtr(py::object(current.attr("cuda_stream")).ptr());
+}
+
+py::object new_tensor(Dtype dtype, int rank, const int64_t* shape, int device, TensorView* view) {
   py::object made;
   if (torch_.api != nullptr) {
     int64_t sizes[TensorView::kMaxRank];
     for (int i = 0; i < rank; ++i) sizes[i] = shape[i];
-    DLTensor prototype{nullptr, {kCpu, 0}, rank, kDlpackOf[static_cast<int>(dtype)], sizes, nullptr, 0};
+    DLTensor prototype{
+        nullptr, {torch_.device_type, device}, rank, kDlpackOf[static_cast<int>(dtype)], sizes, nullptr, 0};
     DLManagedTensorVersioned* managed = nullptr;
     void* object = nullptr;
     if (torch_.api->managed_tensor_allocator(&prototype, &managed, nullptr, raise_from_dlpack) != 0 ||
@@ -163,7 +184,9 @@ py::object new_tensor(Dtype dtype, int rank, const int64_t* shape, TensorView* v
   } else {
     py::tuple sizes(rank);
     for (int i = 0; i < rank; ++i) sizes[i] = shape[i];
-    made = torch_.empty(sizes, py::arg("dtype") = torch_.dtypes[static_cast<size_t>(dtype)]);
+    const std::string where = torch_.device_name + (torch_.device_type == kCpu ? "" : ":" + std::to_string(device));
+    made =
+        torch_.empty(sizes, py::arg("dtype") = torch_.dtypes[static_cast<size_t>(dtype)], py::arg("device") = where);
   }
   read_tensor(made.ptr(), view);
   return made;

@@ -10,7 +10,8 @@ struct TensorView {
   void* data = nullptr;
   Dtype dtype = Dtype::other;
   int rank = -1;  // -1: the argument is None
-  bool on_cpu = false;
+  bool here = false;  // on a device that this module serves
+  int device = 0;     // which of them
   int64_t shape[kMaxRank];   // the first `rank`
   int64_t stride[kMaxRank];  // in elements
 

@@ -29,6 +29,20 @@ def nvcc() -> str | None:
     return shutil.which("nvcc", path=f"{home}/bin" if home else None) or shutil.which("nvcc")
 
 
+def cuda_home() -> Path:
+    """Where the toolkit's headers are.
+
+    Raises:
+        BuildError: there is no nvcc, or it does not say.
+    """
+    compiler = nvcc()
+    said = subprocess.run([str(compiler), "--dryrun", "x.cu"], capture_output=True, text=True).stderr
+    top = next((line.partition("TOP=")[2] for line in said.splitlines() if "TOP=" in line), None)
+    if compiler is None or top is None:
+        raise BuildError("no nvcc")
+    return Path(top).resolve()
+
+
 def call(command: Sequence[str]) -> str:
     """Run a compiler.
 

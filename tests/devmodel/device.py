@@ -74,6 +74,10 @@ class Device:
         """How the next launches run; `core.h` says what the settings mean."""
         self._c.model_set(checking, POLICIES.index(policy), seed, rounding, truncating)
 
+    def set_architecture(self, sm: int) -> None:
+        """What the CUDA run time says the device is: 80, 90, ..."""
+        self._c.model_set_architecture(sm)
+
     def empty(self, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
         """Memory that holds nothing: reading it is an error.
 
@@ -103,10 +107,12 @@ class Device:
         first, size = room.data_ptr(), room.numel() * item
         self._c.model_initialised(first, size, 1)
         if not tensor.is_contiguous():
-            touched = torch.zeros(room.numel(), dtype=torch.bool)
-            touched.as_strided(tensor.shape, tensor.stride()).fill_(True)
-            for i in (~touched).nonzero().flatten().tolist():
-                self._c.model_allow(first + i * item, item, 0)
+            touched = torch.zeros(room.numel() + 2, dtype=torch.int8)
+            touched[1:-1].as_strided(tensor.shape, tensor.stride()).fill_(1)
+            touched[0] = touched[-1] = 1
+            edges = touched.diff().nonzero().flatten().tolist()  # where gaps begin, and where they end
+            for start, end in zip(edges[::2], edges[1::2], strict=True):
+                self._c.model_allow(first + start * item, (end - start) * item, 0)
         return copy
 
     def unwritten(self, tensor: Tensor) -> int:

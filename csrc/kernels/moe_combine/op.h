@@ -11,7 +11,7 @@ struct Args {
   Rows<const float> weights;  // [tokens, top_k]; data is null: all 1
   void* out;                // [tokens, dim] of out_dtype
   Dtype out_dtype;
-  int64_t tokens, top_k, dim;
+  int64_t tokens, top_k, dim, rows;
 };
 
 SK_CPU_VARIANTS

@@ -8,7 +8,7 @@ struct Args {
   Rows<const uint8_t> x;     // [tokens, bytes]; the stride in bytes
   const int32_t* row_token;  // [rows], -1 or a token
   uint8_t* out;              // [rows, bytes]
-  int64_t rows, bytes;
+  int64_t rows, bytes, tokens;
 };
 
 SK_CPU_VARIANTS

@@ -12,6 +12,10 @@ struct Args {
   moe::Permutation result;
 };
 
+// On a device slots are counted in chunks, `counts` [chunks, experts] being the scratch.
+constexpr int64_t kSlotsAChunk = 1024;
+constexpr int64_t chunks_on_device(int64_t slots) { return max(1, ceil_div(slots, kSlotsAChunk)); }
+
 SK_CPU_VARIANTS
 
 }  // namespace sk::moe_permutation

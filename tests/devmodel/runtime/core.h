@@ -152,6 +152,10 @@ uint64_t error_count();
 std::string take_errors();  // as JSON, and forgets them
 const Kernel* find_kernel(const char* name);
 void define_kernel(const Kernel* kernel);
+// arguments: one pointer per parameter, as cudaLaunchKernel takes them; cluster.x 0: as the kernel says. False:
+// refused.
+bool start_kernel(const Kernel& kernel, Dim3 grid, Dim3 block, Dim3 cluster, uint32_t dynamic_shared,
+                  void** arguments);
 
 // --- schedule.cpp
 void run(const Launch& launch);

@@ -79,6 +79,27 @@ const Kernel* find_kernel(const char* name) {
   return found == kernels().end() ? nullptr : found->second;
 }
 
+bool start_kernel(const Kernel& k, Dim3 grid, Dim3 block, Dim3 cluster, uint32_t dynamic_shared, void** arguments) {
+  Launch l = {&k, grid, block, cluster.x != 0 ? cluster : k.cluster, dynamic_shared, {}};
+  const uint32_t threads = block.x * block.y * block.z, shared = k.static_shared + dynamic_shared;
+  const bool divides = grid.x % l.cluster.x == 0 && grid.y % l.cluster.y == 0 && grid.z % l.cluster.z == 0;
+  if (threads == 0 || threads > 1024 || (k.max_threads != 0 && threads > k.max_threads) || !divides || grid.x == 0 ||
+      grid.y == 0 || grid.z == 0 || grid.x > 0x7fffffffu || grid.y > 65535 || grid.z > 65535 ||
+      shared > (227u << 10)) {
+    report("launch", 0, "%s with grid (%u, %u, %u), block (%u, %u, %u), %u bytes of shared memory", k.name, grid.x,
+           grid.y, grid.z, block.x, block.y, block.z, shared);
+    return false;
+  }
+  uint32_t bytes = 0;
+  for (const auto& [offset, size] : k.parameters) bytes = offset + size;
+  l.parameters.resize(bytes);
+  for (size_t i = 0; i < k.parameters.size(); ++i)
+    memcpy(l.parameters.data() + k.parameters[i].first, arguments[i], k.parameters[i].second);
+  run(l);
+  current = nullptr;
+  return true;
+}
+
 }  // namespace model
 
 using namespace model;
@@ -105,34 +126,12 @@ const char* model_take_errors() {
 }
 void model_counters(uint64_t* out) { memcpy(out, &counters, sizeof counters); }
 
-// arguments: one pointer per parameter, as cudaLaunchKernel takes them. 0: there is no such kernel, or it cannot
-// start.
 int model_launch(const char* name, const uint32_t* grid, const uint32_t* block, const uint32_t* cluster,
                  uint32_t dynamic_shared, void** arguments) {
   const Kernel* k = find_kernel(name);
   if (k == nullptr) return 0;
-  Launch l;
-  l.kernel = k;
-  l.grid = {grid[0], grid[1], grid[2]};
-  l.block = {block[0], block[1], block[2]};
-  l.cluster = cluster != nullptr ? Dim3{cluster[0], cluster[1], cluster[2]} : k->cluster;
-  l.dynamic_shared = dynamic_shared;
-  const uint32_t threads = l.block.x * l.block.y * l.block.z;
-  const bool divides = l.grid.x % l.cluster.x == 0 && l.grid.y % l.cluster.y == 0 && l.grid.z % l.cluster.z == 0;
-  if (threads == 0 || threads > 1024 || (k->max_threads != 0 && threads > k->max_threads) || !divides ||
-      l.grid.x == 0 || l.grid.y == 0 || l.grid.z == 0 || l.grid.y > 65535 || l.grid.z > 65535 ||
-      k->static_shared + dynamic_shared > (227u << 10)) {
-    report("launch", 0, "%s with grid (%u, %u, %u), block (%u, %u, %u), %u bytes of shared memory", name, l.grid.x,
-           l.grid.y, l.grid.z, l.block.x, l.block.y, l.block.z, k->static_shared + dynamic_shared);
-    return 0;
-  }
-  uint32_t bytes = 0;
-  for (const auto& [offset, size] : k->parameters) bytes = offset + size;
-  l.parameters.resize(bytes + 64);
-  for (size_t i = 0; i < k->parameters.size(); ++i)
-    memcpy(l.parameters.data() + k->parameters[i].first, arguments[i], k->parameters[i].second);
-  run(l);
-  current = nullptr;
-  return 1;
+  const Dim3 of_cluster = cluster != nullptr ? Dim3{cluster[0], cluster[1], cluster[2]} : Dim3{0, 0, 0};
+  return start_kernel(*k, {grid[0], grid[1], grid[2]}, {block[0], block[1], block[2]}, of_cluster, dynamic_shared,
+                      arguments);
 }
 }

@@ -1,0 +1,28 @@
+#include "cuda/launch.cuh"
+
+namespace sk::cuda {
+namespace {
+
+__global__ void narrow_indices(const int64_t* from, int64_t rows, int64_t cols, int64_t stride, int32_t* to) {
+  const int64_t i = thread_number();
+  if (i >= rows * cols) return;
+  const int64_t v = from[i / cols * stride + i % cols];
+  to[i] = v == static_cast<int32_t>(v) ? static_cast<int32_t>(v) : INT32_MIN;
+}
+__global__ void pack_indices(const int32_t* from, int64_t rows, int64_t cols, int64_t stride, int32_t* to) {
+  const int64_t i = thread_number();
+  if (i < rows * cols) to[i] = from[i / cols * stride + i % cols];
+}
+
+}  // namespace
+
+void to_int32(const void* from, bool wide, int64_t rows, int64_t cols, int64_t stride, int32_t* to, void* stream) {
+  constexpr int kThreads = 256;
+  const int64_t blocks = ceil_div(rows * cols, kThreads);
+  if (wide)
+    launch(narrow_indices, blocks, kThreads, 0, stream, static_cast<const int64_t*>(from), rows, cols, stride, to);
+  else
+    launch(pack_indices, blocks, kThreads, 0, stream, static_cast<const int32_t*>(from), rows, cols, stride, to);
+}
+
+}  // namespace sk::cuda

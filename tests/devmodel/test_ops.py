@@ -1,0 +1,106 @@
+"""Every op with a CUDA kernel, on all its test sizes, on the model: through the bindings, as users call it."""
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from cases import expected, inputs, mapped
+from test_golden import FOLDER, checker
+from test_golden import cases as golden_cases
+from torch import Tensor
+
+from sparsekern.catalogue import OPS
+from sparsekern.schema import Dims, Op, as_tuple
+from sparsekern.testing import assert_close, assert_same_bits, strided
+
+from .build import ROOT, nvcc
+from .extension import ModelGpu, kernel_folders
+
+pytestmark = pytest.mark.devmodel
+SCHEDULES = [("fifo", 1), ("lifo", 1), ("random", 1), ("random", 2)]
+ON_CUDA = [OPS[name] for name in kernel_folders() if name in OPS]
+CASES = [
+    pytest.param(op, dims, id=f"{op.name}-" + "_".join(f"{k}{v}" for k, v in dims.items()))
+    for op in ON_CUDA
+    for dims in op.test_dims
+]
+
+
+@pytest.fixture(scope="session")
+def gpu(request: pytest.FixtureRequest) -> Iterator[ModelGpu]:
+    if nvcc() is None:
+        pytest.skip("no nvcc: CUDA kernels are not compiled, so not executed")
+    tried = {item.callspec.params["op"].name for item in request.session.items if "op" in item.fixturenames}
+    yield ModelGpu("sm_80", sorted(tried) if tried else None)
+
+
+def with_sizes(op: Op, x: dict[str, Any], want: Any) -> dict[str, Any]:
+    """The call with the sizes that a device cannot find out by itself."""
+    for symbol, option in op.dynamic.items():
+        if option and x.get(option) is None:
+            named = next(o.name for o in op.outs if op.forms[o.name][0].terms[0] == (symbol,))
+            x[option] = len(as_tuple(want)[[o.name for o in op.outs].index(named)])
+    return x
+
+
+def run(gpu: ModelGpu, op: Op, x: dict[str, Any]) -> Any:
+    """The op on the model; nothing may be wrong, and everything must have been written."""
+    with gpu.device.cleared():
+        result = gpu.run(op, mapped(x, gpu.device.put))
+        errors = gpu.device.errors()
+        assert not errors, "\n".join(map(str, errors[:10]))
+        outs = [t for t in as_tuple(result) if isinstance(t, Tensor)]
+        assert not any(gpu.device.unwritten(t) for t in outs)
+        copies = [t.clone() if isinstance(t, Tensor) else t for t in as_tuple(result)]
+    return (
+        type(result)(*copies)
+        if hasattr(result, "_fields")
+        else copies[0]
+        if len(copies) == 1
+        else tuple(copies)
+    )
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES, ids=lambda s: f"{s[0]}{s[1]}")
+@pytest.mark.parametrize(("op", "dims"), CASES)
+def test_matches_reference(gpu: ModelGpu, op: Op, dims: Dims, schedule: tuple[str, int]) -> None:
+    want = expected(op, dims)
+    x = with_sizes(op, inputs(op, dims), want)
+    gpu.device.configure(schedule[0], seed=schedule[1])
+    got = run(gpu, op, x)
+    assert_close(got, want, op.max_err)
+    assert_same_bits(got, op.fn(**x), "beside the CPU:")
+
+
+@pytest.mark.parametrize(("op", "dims"), CASES)
+def test_strided_rows_and_wider_indices(gpu: ModelGpu, op: Op, dims: Dims) -> None:
+    x = with_sizes(op, inputs(op, dims), expected(op, dims))
+    want = op.fn(**x)
+    for a in op.args:
+        t = x.get(a.name)
+        if isinstance(t, Tensor) and a.layout == "rows" and len(a.forms) == 1:
+            index = t.dtype == torch.int32 and not any(a.name in o.dtype.split() for o in op.outs)
+            x[a.name] = strided(t.long() if index else t)
+    gpu.device.configure("random", seed=3)
+    assert_same_bits(run(gpu, op, x), want)
+
+
+GOLDEN = [p for p in golden_cases() if p.values[0] is None or p.values[0]["op"] in kernel_folders()]
+
+
+@pytest.mark.parametrize("case", GOLDEN)
+def test_golden(gpu: ModelGpu, case: dict[str, Any]) -> None:
+    op = OPS[case["op"]]
+
+    def on_model(**x: Any) -> Any:
+        return run(gpu, op, with_sizes(op, x, op.fn(**x)))
+
+    gpu.device.configure("random", seed=7)
+    assert checker().run(on_model, case, str(FOLDER), "cpu") == []
+
+
+def test_documentation_names_every_kernel() -> None:
+    told = (ROOT / "docs" / "cuda.md").read_text()
+    assert {*re.findall(r"^\| `(\w+)` \|", told, re.MULTILINE)} == {*kernel_folders()}
