@@ -1,4 +1,4 @@
-"""Every op with a CUDA kernel, on all its test sizes, on the model: through the bindings, as users call it."""
+"""Every op with a CUDA kernel, on all its test sizes, on the model: through the bindings, as users call."""
 
 import re
 from collections.abc import Iterator
