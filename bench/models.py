@@ -65,8 +65,8 @@ MODELS: dict[str, Model] = {
 }  # fmt: skip
 
 # Kinds of weights as the ops' dimensions number them.
-FORMATS = {"f32": 0, "bf16": 1, "fp8": 2, "fp4": 3}
-BYTES = {"f32": 4.0, "bf16": 2.0, "fp8": 1.0, "fp4": 0.53125}
+FORMATS = {"f32": 0, "bf16": 1, "fp8": 2, "fp4": 3, "bf16_2to4": 4, "fp8_2to4": 5}
+BYTES = {"f32": 4.0, "bf16": 2.0, "fp8": 1.0, "fp4": 0.53125, "bf16_2to4": 1.125, "fp8_2to4": 0.625}
 SCORINGS = ("sigmoid", "softmax", "sqrtsoftplus")  # as route_topk's dimensions number them
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 import sparsekern
 from sparsekern.schema import Dims, Op, as_tuple, block_size
 from sparsekern.testing import seeded
-from sparsekern.weights import PackedWeights
+from sparsekern.weights import Sparse2to4
 
 from . import loads
 from .baselines import Call, Form, Peer, calling, peers
@@ -112,16 +112,21 @@ def _in_turn(calls: list[Call]) -> Contender:
 
 def _copies(x: Arguments, weights: list[str]) -> Iterator[Arguments]:
     """The call on as many copies of its weights as it takes to find none of them in a cache."""
-    size = sum(
-        x[name].data.nbytes if isinstance(x[name], PackedWeights) else x[name].nbytes for name in weights
-    )
+    size = sum(_parts(x[name])[0].nbytes for name in weights)
     yield x
     for _ in range(1, math.ceil(3 * cache_bytes() / size) if size else 1):
         yield {name: _copy(value) if name in weights else value for name, value in x.items()}
 
 
-def _copy(w: Tensor | PackedWeights) -> Tensor | PackedWeights:
-    return w._replace(data=w.data.clone()) if isinstance(w, PackedWeights) else w.clone()
+def _parts(w: Any) -> tuple[Tensor, ...]:
+    """Tensors of weights in any form, the large one first."""
+    return tuple(t for t in as_tuple(w) if isinstance(t, Tensor))
+
+
+def _copy(w: Any) -> Any:
+    if isinstance(w, Tensor):
+        return w.clone()
+    return w._replace(**{name: t.clone() for name, t in w._asdict().items() if isinstance(t, Tensor)})
 
 
 def _in_form(x: Mapping[str, Any], weights: list[str], form: Form) -> Arguments:
@@ -137,8 +142,12 @@ def _in_form(x: Mapping[str, Any], weights: list[str], form: Form) -> Arguments:
     return changed
 
 
-def _widened(w: Tensor, scale: Tensor | None, block: tuple[int, int] | None, dtype: torch.dtype) -> Tensor:
+def _widened(
+    w: Tensor | Sparse2to4, scale: Tensor | None, block: tuple[int, int] | None, dtype: torch.dtype
+) -> Tensor:
     """The values of weights, rounded once. Our own kernel makes them: checking results checks it too."""
+    if isinstance(w, Sparse2to4):
+        w = w.dense()
     if scale is None:
         return w.to(dtype)
     elements = (w.shape[-2], w.shape[-1] * (2 if w.dtype == torch.uint8 else 1))

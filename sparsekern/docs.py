@@ -45,6 +45,7 @@ def docstring(op: Op) -> str:
     sections = {
         "Args": [
             *(f"{a.name}: {forms(a)} {dtypes(op, a)}. {capital(a.doc)}{how(a)}." for a in op.args),
+            *(f"{a.name}: {forms(a)} {dtypes(op, a)}. {capital(a.doc)}." for a in arguments(op)),
             *(f"{o.name}: {kind(o)}." for o in visible(op)),
             *["out: where to write the result, instead of into new memory."] * bool(op.outs),
         ],
@@ -87,6 +88,9 @@ def entry(op: Op) -> str:
         "|---|---|---|---|",
     ]
     lines += [f"| `{a.name}` | {code(forms(a))} | {dtypes(op, a)} | {a.doc}{how(a)} |" for a in op.args]
+    for a in arguments(op):
+        contiguous = "; contiguous" if a.layout == "dense" else ""
+        lines.append(f"| `{a.name}` | {code(forms(a))} | {dtypes(op, a)} | {a.doc}{contiguous} |")
     lines += [f"| → `{r.name}` | {code(shape(r))} | {dtype(op, r)} | {r.doc} |" for r in op.outs]
     lines.append(f"\nTolerance: {tolerance(op)}. Source: {op.source}.\n")
     return "\n".join(lines)
@@ -111,6 +115,11 @@ def signature(op: Op) -> str:
     if len(line) <= 100:
         return line
     return "\n".join([f"{op.name}(", *(f"    {part}," for part in parts), f") -> {result}"])
+
+
+def arguments(op: Op) -> list[Arg]:
+    """The tensors that the signature shows; others travel inside those."""
+    return [a for a in op.args if a.name in inspect.signature(op.fn).parameters]
 
 
 def visible(op: Op) -> list[Option]:

@@ -151,9 +151,12 @@ def _pairs(got: Any, want: Any, what: str) -> list[tuple[str, Tensor, Tensor]]:
     a, b = as_tuple(got), as_tuple(want)
     assert len(a) == len(b), f"{what}: {len(a)} results, expected {len(b)}"
     names = getattr(want, "_fields", getattr(got, "_fields", range(len(b))))
-    pairs = []
+    pairs: list[tuple[str, Tensor, Tensor]] = []
     for name, x, y in zip(names, a, b, strict=True):
         label = f"{what} result {name}".strip()
+        if isinstance(y, tuple) and isinstance(x, tuple):
+            pairs += _pairs(x, y, label)
+            continue
         if not isinstance(y, Tensor):
             assert x == y, f"{label} is {x!r}, expected {y!r}"
             continue

@@ -7,9 +7,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from sparsekern.schema import DTYPES, DtypeError, Option
+from sparsekern.schema import DTYPES, NAME_OF, Arg, DtypeError, Option, ShapeError, block_size
 
-FORMATS = ("f32", "bf16", "e4m3", "fp4")  # by the number that csrc/gemm/gemm.h gives them
+FORMATS = ("f32", "bf16", "e4m3", "fp4", "bf16_2to4", "e4m3_2to4")  # by their numbers in csrc/gemm/gemm.h
+BYTES = (4.0, 2.0, 1.0, 0.53, 1.125, 0.625)  # of a weight, scales included
 
 # What a kernel must be told about packed weights; every op that takes weights has it as its last option.
 SIZES = ("N", "K", "b_format", "b_block_0", "b_block_1")
@@ -28,21 +29,21 @@ class PackedWeights(NamedTuple):
     shape: tuple[int, ...]
     """Logical shape, (N, K) or (E, N, K), in elements."""
     format: str
-    """"f32", "bf16", "e4m3" or "fp4"."""
+    """"f32", "bf16", "e4m3", "fp4", "bf16_2to4" or "e4m3_2to4"."""
     block: tuple[int, int]
     """Rows and columns that share a scale."""
 
     @property
     def dtype(self) -> torch.dtype:
         """The dtype of the logical weights; FP4 is `torch.uint8`, two values a byte."""
-        return torch.uint8 if self.format == "fp4" else DTYPES[self.format]
+        return torch.uint8 if self.format == "fp4" else DTYPES[self.format.removesuffix("_2to4")]
 
     @property
     def nbytes(self) -> int:
         """Bytes of the panels and the scales."""
         return self.data.nbytes + (0 if self.scale is None else self.scale.nbytes)
 
-    def unpack(self) -> tuple[Tensor, Tensor | None]:
+    def unpack(self) -> tuple[Tensor | Sparse2to4, Tensor | None]:
         """The logical weights and scales, exactly as they were packed."""
         from sparsekern.ops.unpack_weights import unpack_weights
 
@@ -82,40 +83,119 @@ def as_bits(t: Tensor) -> Tensor:
     return t.view({1: torch.uint8, 2: torch.int16, 4: torch.int32}[t.itemsize])
 
 
+def masks_argument(name: str = "b") -> Arg:
+    """The argument that carries the metadata of 2:4 rows, whose values come as bytes."""
+    return Arg(f"{name}_masks", f"{name}_mask_bytes", "u8", f"the masks of 2:4 {name}", layout="dense")
+
+
 def packed_option(experts: str = "experts", name: str = "packed", sizes: tuple[str, ...] = SIZES) -> Option:
     """The option that carries `PackedWeights.description`, and what an op calls its numbers."""
     return Option(name, "ints", None, nullable=True, length=6, sizes=(experts, *sizes))
 
 
+class Arguments(NamedTuple):
+    """Weights as a kernel takes them."""
+
+    data: Tensor
+    """Rows; or the bytes of panels, or of the values of 2:4 rows, which the description then tells apart."""
+    scale: Tensor | None
+    masks: Tensor | None
+    """The metadata of 2:4 rows."""
+    block: tuple[int, int] | None
+    description: tuple[int, ...] | None
+
+
 def as_arguments(
-    op: str, b: Tensor | PackedWeights, b_scale: Tensor | None, b_block: tuple[int, int] | None
-) -> tuple[Tensor, Tensor | None, tuple[int, int] | None, tuple[int, ...] | None]:
-    """Split weights into what a kernel takes: `(b, b_scale, b_block, packed)`.
+    op: str,
+    b: Tensor | PackedWeights | Sparse2to4,
+    scale: Tensor | None,
+    block: tuple[int, int] | None,
+    name: str = "b",
+) -> Arguments:
+    """Split weights into what a kernel takes.
 
     Raises:
-        DtypeError: packed weights were given together with scales of their own.
+        DtypeError, ShapeError: packed weights were given together with scales of their own, or the parts of
+            2:4 weights do not fit each other.
     """
-    if not isinstance(b, PackedWeights):
-        return b, b_scale, b_block, None
-    if b_scale is not None or b_block is not None:
-        raise DtypeError(f"{op}: b is packed and has its scales with it; expected no b_scale and no b_block")
-    return b.data, b.scale, None, b.description
+    if isinstance(b, PackedWeights):
+        if scale is not None or block is not None:
+            raise DtypeError(
+                f"{op}: {name} is packed with its scales; expected no {name}_scale, {name}_block"
+            )
+        return Arguments(b.data, b.scale, None, None, b.description)
+    if isinstance(b, Sparse2to4):
+        return _sparse_arguments(op, b, scale, block, name)
+    return Arguments(b, scale, None, block, None)
 
 
-def plain(b: Tensor | PackedWeights, b_scale: Tensor | None) -> tuple[Tensor, Tensor | None]:
-    """Weights as rows, for references."""
-    return b.unpack() if isinstance(b, PackedWeights) else (b, b_scale)
+def _sparse_arguments(
+    op: str, b: Sparse2to4, scale: Tensor | None, block: tuple[int, int] | None, name: str
+) -> Arguments:
+    values, metadata = b
+    for part, t, dtypes in (
+        ("values", values, (torch.bfloat16, torch.float8_e4m3fn)),
+        ("metadata", metadata, (torch.uint8,)),
+    ):
+        label = f"{op}: {name}'s {part}"
+        if not isinstance(t, Tensor):
+            raise DtypeError(f"{label} is {type(t).__name__}, expected a tensor")
+        if t.dtype not in dtypes:
+            raise DtypeError(f"{label} is {t.dtype}, expected {' or '.join(map(str, dtypes))}")
+        if not t.is_contiguous():
+            raise ShapeError(f"{label} has strides {tuple(t.stride())}, expected contiguous")
+    if values.dim() not in (2, 3) or values.shape[-1] % 2:
+        raise ShapeError(f"{op}: {name}'s values have shape {tuple(values.shape)}, expected ([E,] N, K/2)")
+    n, k = dense_shape(b)
+    wanted = (*values.shape[:-1], -(-k // 8))
+    if metadata.shape != wanted:
+        raise ShapeError(f"{op}: {name}'s metadata has shape {tuple(metadata.shape)}, expected {wanted}")
+    if scale is not None and scale.dim() != values.dim():
+        shape = tuple(scale.shape)
+        raise ShapeError(f"{op}: {name}_scale has shape {shape}, expected {values.dim()} dimensions")
+    experts = values.shape[0] if values.dim() == 3 else 0
+    description = (experts, n, k, FORMATS.index(format_of(b)), *scale_block(n, k, scale, block))
+    return Arguments(values.view(torch.uint8).view(-1), scale, metadata.view(-1), None, description)
 
 
-def dequantised(b: Tensor, scale: Tensor | None, block: tuple[int, int] | None = None) -> Tensor:
-    """[..., N, K] of any format as float64, for references."""
-    from sparsekern.schema import block_size
+def format_of(b: Tensor | Sparse2to4) -> str:
+    """One of FORMATS."""
+    if isinstance(b, Sparse2to4):
+        return f"{NAME_OF[b.values.dtype]}_2to4"
+    return "fp4" if b.dtype == torch.uint8 else NAME_OF[b.dtype]
 
+
+def dense_shape(b: Tensor | Sparse2to4) -> tuple[int, int]:
+    """N and K, counting values that are not there."""
+    n, columns = (b.values if isinstance(b, Sparse2to4) else b).shape[-2:]
+    return n, 2 * columns if isinstance(b, Sparse2to4) or b.dtype == torch.uint8 else columns
+
+
+def scale_block(
+    n: int, k: int, scale: Tensor | None, block: tuple[int, int] | None = None
+) -> tuple[int, int]:
+    """How many rows and columns share a scale: as the scale's shape has it, unless `block` is given."""
+    if scale is None:
+        return 1, 1
+    if block is not None:
+        return block[0], block[1]
+    return block_size(n, scale.shape[-2]) or 1, block_size(k, scale.shape[-1]) or 1
+
+
+def dequantised(
+    b: Tensor | PackedWeights | Sparse2to4, scale: Tensor | None, block: tuple[int, int] | None = None
+) -> Tensor:
+    """[..., N, K] of any form and format as float64, for references."""
+    if isinstance(b, PackedWeights):
+        rows, scales = b.unpack()
+        return dequantised(rows, scales, b.block)
+    if isinstance(b, Sparse2to4):
+        b = b.dense()
     values = _fp4_values(b) if b.dtype == torch.uint8 else b.double()
     if scale is None:
         return values
     n, k = values.shape[-2:]
-    bn, bk = block or (block_size(n, scale.shape[-2]) or 1, block_size(k, scale.shape[-1]) or 1)
+    bn, bk = scale_block(n, k, scale, block)
     s = scale.double() if scale.dtype == torch.float32 else _power_of_two(scale)
     return values * s.repeat_interleave(bn, -2)[..., :n, :].repeat_interleave(bk, -1)[..., :k]
 
@@ -140,7 +220,12 @@ def random_weights(
     experts: int | None = None,
     block: tuple[int, int] | None = None,
 ) -> dict[str, Any]:
-    """Weights of a kind for tests and benchmarks: `b`, and `b_scale` where the kind has scales."""
+    """Weights of a format for tests and benchmarks: `b`, and `b_scale` where it has scales."""
+    if kind.endswith("_2to4"):
+        from sparsekern.ops.sparsify_2to4 import sparsify_2to4
+
+        x = random_weights(n, k, kind.removesuffix("_2to4"), rng, experts, block)
+        return {**x, "b": sparsify_2to4(x["b"])}
     lead = () if experts is None else (experts,)
     if kind in ("f32", "bf16"):
         return {"b": torch.randn(*lead, n, k, generator=rng).to(DTYPES[kind])}

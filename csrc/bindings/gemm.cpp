@@ -14,10 +14,9 @@ namespace {
 using gemm_groups::Group;
 
 // What all GEMMs check and read alike; the groups come from the caller.
-gemm_groups::Args read_gemm(Call& c, int a, int b, int a_scale, int b_scale, int a_block, int packed) {
+gemm_groups::Args read_gemm(Call& c, int a, int a_scale, int a_block, const WeightSlots& b) {
   const TensorView& x = c.arg(a);
-  const gemm::Weights w =
-      read_weights(c, b, b_scale, packed, "b", c.size("N"), c.size("K"), "b_block_0", "b_block_1");
+  const gemm::Weights w = read_weights(c, b, c.size("N"), c.size("K"));
   if (w.format == gemm::Format::f32 && x.dtype != Dtype::f32)
     fail("b is float32, expected bfloat16, e4m3 or FP4 unless a is float32");
   if (c.option(a_block).present && c.option(a_block).integers[0] != 1)
@@ -50,10 +49,11 @@ void check_out_dtype(const Call& c, int option) {
 }
 
 void gemm_op(Call& c) {
-  enum { kA, kB, kAScale, kBScale, kBias };
+  enum { kA, kB, kAScale, kBScale, kBias, kMasks };
   enum { kABlock, kBBlock, kOutDtype, kPacked };
   check_out_dtype(c, kOutDtype);
-  gemm_groups::Args args = read_gemm(c, kA, kB, kAScale, kBScale, kABlock, kPacked);
+  gemm_groups::Args args =
+      read_gemm(c, kA, kAScale, kABlock, {"b", kB, kBScale, kMasks, kPacked, "b_block_0", "b_block_1"});
   if (c.option(kPacked).present && c.option(kPacked).integers[0] > 1)
     fail("b holds ", c.option(kPacked).integers[0], " experts, expected one matrix");
   const Group all = {0, 0, args.rows};
@@ -67,10 +67,11 @@ void gemm_op(Call& c) {
 
 // Rows [offsets[e], offsets[e + 1]) meet expert e.
 void grouped_gemm(Call& c) {
-  enum { kA, kB, kOffsets, kAScale, kBScale };
+  enum { kA, kB, kOffsets, kAScale, kBScale, kMasks };
   enum { kABlock, kBBlock, kOutDtype, kPacked };
   check_out_dtype(c, kOutDtype);
-  gemm_groups::Args args = read_gemm(c, kA, kB, kAScale, kBScale, kABlock, kPacked);
+  gemm_groups::Args args =
+      read_gemm(c, kA, kAScale, kABlock, {"b", kB, kBScale, kMasks, kPacked, "b_block_0", "b_block_1"});
   const int32_t* offsets = c.indices(kOffsets);
   const int64_t experts = c.size("E");
   if (offsets[0] != 0) fail("expert_offsets starts at ", offsets[0], ", expected 0");
@@ -91,10 +92,11 @@ void grouped_gemm(Call& c) {
 
 // The first rows[e] rows of each expert's slice.
 void grouped_gemm_masked(Call& c) {
-  enum { kA, kB, kRows, kAScale, kBScale };
+  enum { kA, kB, kRows, kAScale, kBScale, kMasks };
   enum { kABlock, kBBlock, kOutDtype, kPacked };
   check_out_dtype(c, kOutDtype);
-  gemm_groups::Args args = read_gemm(c, kA, kB, kAScale, kBScale, kABlock, kPacked);
+  gemm_groups::Args args =
+      read_gemm(c, kA, kAScale, kABlock, {"b", kB, kBScale, kMasks, kPacked, "b_block_0", "b_block_1"});
   const int32_t* rows = c.indices(kRows);
   const int64_t experts = c.size("E"), most = c.size("Mmax");
   Group* groups = c.scratch().take<Group>(experts);
@@ -113,14 +115,15 @@ void grouped_gemm_masked(Call& c) {
 }
 
 void fused_moe(Call& c) {
-  enum { kX, kW13, kW2, kWeights, kIds, kW13Scale, kW2Scale };
+  enum { kX, kW13, kW2, kWeights, kIds, kW13Scale, kW2Scale, kMasks13, kMasks2 };
   enum { kW13Block, kW2Block, kActivation, kLimit, kQuantize, kWeightOn, kOutDtype, kPacked13, kPacked2 };
   if (c.option(kOutDtype).present) check_out_dtype(c, kOutDtype);
   const TensorView& x = c.arg(kX);
   const int64_t hidden = c.size("H"), inter = c.size("I"), experts = c.size("E");
   const auto w13 =
-      read_weights(c, kW13, kW13Scale, kPacked13, "w13", 2 * inter, hidden, "w13_block_0", "w13_block_1");
-  const auto w2 = read_weights(c, kW2, kW2Scale, kPacked2, "w2", hidden, inter, "w2_block_0", "w2_block_1");
+      read_weights(c, {"w13", kW13, kW13Scale, kMasks13, kPacked13, "w13_block_0", "w13_block_1"}, 2 * inter, hidden);
+  const auto w2 =
+      read_weights(c, {"w2", kW2, kW2Scale, kMasks2, kPacked2, "w2_block_0", "w2_block_1"}, hidden, inter);
   for (const int option : {kPacked13, kPacked2})
     if (c.option(option).present && c.option(option).integers[0] != experts)
       fail(option == kPacked2 ? "w2" : "w13", " holds ", c.option(option).integers[0], " experts, expected ",
@@ -150,9 +153,15 @@ void fused_moe(Call& c) {
 }
 
 void pack_weights(Call& c) {
-  enum { kB, kBScale };
-  const gemm::Weights w = read_weights(c, kB, kBScale, -1, "b", c.size("N"), c.size("K"), "block_0", "block_1");
-  const int64_t experts = c.arg(kB).rank > 2 ? c.arg(kB).shape[0] : 1;
+  enum { kB, kBScale, kMasks };
+  enum { kBlock, kDescription };
+  const OptionValue& described = c.option(kDescription);
+  const gemm::Weights w =
+      read_weights(c, {"b", kB, kBScale, kMasks, kDescription, "block_0", "block_1"}, c.size("N"), c.size("K"));
+  if (w.packed) fail("b is packed already");
+  const int64_t experts = described.present    ? max(described.integers[0], 1)
+                          : c.arg(kB).rank > 2 ? c.arg(kB).shape[0]
+                                               : 1;
   c.set_size("bytes", experts * w.packed_bytes());
   c.set_size("scales", w.scale != nullptr ? experts * w.packed_scales() : 0);
   c.make_outputs();
@@ -166,28 +175,33 @@ void unpack_weights(Call& c) {
   enum { kB, kBScale };
   enum { kPacked };
   const gemm::Weights w =
-      read_weights(c, kB, kBScale, kPacked, "b", c.size("N"), c.size("K"), "b_block_0", "b_block_1");
+      read_weights(c, {"b", kB, kBScale, -1, kPacked, "b_block_0", "b_block_1"}, c.size("N"), c.size("K"));
   const int64_t experts = max(c.size("E"), 1), row_bytes = gemm::bytes_of(w.format, w.k);
+  const bool has_masks = gemm::is_2to4(w.format);
   c.set_size("bytes", experts * w.n * row_bytes);
   c.set_size("scales", w.scale != nullptr ? experts * ceil_div(w.n, w.block_n) * w.segments().count() : 0);
+  c.set_size("masks", has_masks ? experts * w.n * w.mask_bytes() : 0);
   c.make_outputs();
   c.run(unpack_weights::kVariants, {.weights = w,
                                     .experts = experts,
                                     .rows = c.out(0).as<uint8_t>(),
                                     .row_bytes = row_bytes,
+                                    .masks = has_masks ? c.out(2).as<uint8_t>() : nullptr,
                                     .scale = w.scale != nullptr ? c.out(1).data : nullptr});
 }
 
 constexpr Binding kBindings[] = {
-    {"gemm", "a b a_scale b_scale bias a_block b_block out_dtype packed", &gemm_op},
-    {"grouped_gemm", "a b expert_offsets a_scale b_scale a_block b_block out_dtype packed", &grouped_gemm},
-    {"grouped_gemm_masked", "a b rows a_scale b_scale a_block b_block out_dtype packed", &grouped_gemm_masked},
+    {"gemm", "a b a_scale b_scale bias b_masks a_block b_block out_dtype packed", &gemm_op},
+    {"grouped_gemm", "a b expert_offsets a_scale b_scale b_masks a_block b_block out_dtype packed", &grouped_gemm},
+    {"grouped_gemm_masked", "a b rows a_scale b_scale b_masks a_block b_block out_dtype packed",
+     &grouped_gemm_masked},
     {"fused_moe",
-     "x w13 w2 weights ids w13_scale w2_scale w13_block w2_block activation limit quantize_activations weight_on "
+     "x w13 w2 weights ids w13_scale w2_scale w13_masks w2_masks w13_block w2_block activation limit "
+     "quantize_activations weight_on "
      "out_dtype "
      "packed13 packed2",
      &fused_moe},
-    {"pack_weights", "b b_scale block", &pack_weights},
+    {"pack_weights", "b b_scale b_masks block packed", &pack_weights},
     {"unpack_weights", "b b_scale packed", &unpack_weights},
 };
 

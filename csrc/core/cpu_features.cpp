@@ -17,7 +17,7 @@ Isa best_isa() {
     const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                         __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
     const bool bf16 = avx512 && __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512vbmi") &&
-                      __builtin_cpu_supports("avx512vnni");
+                      __builtin_cpu_supports("avx512vbmi2") && __builtin_cpu_supports("avx512vnni");
     if (bf16) return Isa::avx512bf16;
     if (avx512) return Isa::avx512;
 #endif

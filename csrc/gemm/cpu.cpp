@@ -48,7 +48,7 @@ void sweep(const Operand& a, int64_t rows, int64_t at, Piece p, int64_t vectors,
   for (int64_t v = 0; v < vectors;) {
     Fold part = fold != nullptr ? Fold{fold->b_scale + v * kLane, fold->a_scale, 0} : Fold{};
     Fold* const f = fold != nullptr ? &part : nullptr;
-    const Piece q = {p.b + v * kChunk, p.format, p.stride, p.chunks};
+    const Piece q = {p.b + v * chunk_bytes(F), p.format, p.stride, p.chunks};
     float* const to = c + v * kLane;
     const bool tall = kTallest<A, F, 2> > kTileRows && rows > kTileRows;
     if (kTileVectors >= 4 && vectors - v >= 4 && !tall) {
@@ -77,6 +77,10 @@ void sweep_format(const Operand& a, int64_t rows, int64_t at, const Piece& p, in
       return sweep<A, Format::e4m3>(a, rows, at, p, vectors, c, ldc, fold);
     case Format::e2m1:
       return sweep<A, Format::e2m1>(a, rows, at, p, vectors, c, ldc, fold);
+    case Format::bf16_2to4:
+      return sweep<A, Format::bf16_2to4>(a, rows, at, p, vectors, c, ldc, fold);
+    case Format::e4m3_2to4:
+      return sweep<A, Format::e4m3_2to4>(a, rows, at, p, vectors, c, ldc, fold);
   }
 }
 
@@ -109,28 +113,43 @@ void scales_of(const Weights& w, int64_t first_vector, int64_t vectors, int64_t 
 template <Format F>
 Piece decode(const Piece& p, int64_t vectors, uint8_t* out) {
   using W = Stream<F>;
+  constexpr int64_t kPair = chunk_bytes(Format::bf16);
   for (int64_t s = 0; s < p.chunks; ++s)
     for (int64_t v = 0; v < vectors; ++v) {
       Bf16x2 pairs[W::kPairs];
-      __builtin_prefetch(p.b + s * p.stride + v * kChunk + kPrefetch);
-      W::load(p.b + s * p.stride + v * kChunk, p.stride, pairs);
-      for (int i = 0; i < W::kPairs; ++i) store_pairs(out + ((s * W::kPairs + i) * vectors + v) * kChunk, pairs[i]);
+      const uint8_t* const chunk = p.b + s * p.stride + v * chunk_bytes(F);
+      __builtin_prefetch(chunk + kPrefetch);
+      W::load(chunk, p.stride, pairs);
+      for (int i = 0; i < W::kPairs; ++i) store_pairs(out + ((s * W::kPairs + i) * vectors + v) * kPair, pairs[i]);
     }
-  return {out, Format::bf16, vectors * kChunk, p.chunks * W::kPairs};
+  return {out, Format::bf16, vectors * kPair, p.chunks * W::kPairs};
+}
+Piece decoded(const Piece& p, int64_t vectors, uint8_t* out) {
+  switch (p.format) {
+    case Format::e4m3:
+      return decode<Format::e4m3>(p, vectors, out);
+    case Format::e2m1:
+      return decode<Format::e2m1>(p, vectors, out);
+    case Format::bf16_2to4:
+      return decode<Format::bf16_2to4>(p, vectors, out);
+    case Format::e4m3_2to4:
+      return decode<Format::e4m3_2to4>(p, vectors, out);
+    default:
+      return p;
+  }
 }
 
 // Columns of one panel.
 void multiply_panel(const Weights& w, const Operand& a, int64_t rows, int64_t first_vector, int64_t vectors, float* c,
                     int64_t ldc, uint8_t* scratch) {
   const Segments k = w.segments();
-  const int64_t per_chunk = elements_per_chunk(w.format);
-  const int64_t panel = first_vector / (kPanel / kLane),
-                width = min(kPanel / kLane, w.vectors() - panel * (kPanel / kLane));
-  const uint8_t* const stream =
-      w.data + panel * (k.total() / per_chunk) * kPanel / kLane * kChunk + first_vector % (kPanel / kLane) * kChunk;
+  const int64_t per_chunk = elements_per_chunk(w.format), bytes = chunk_bytes(w.format);
+  const int64_t in_panel = first_vector % (kPanel / kLane), panel = first_vector - in_panel;
+  const int64_t width = min(kPanel / kLane, w.vectors() - panel);
+  const uint8_t* const stream = w.data + (panel * w.chunks() + in_panel) * bytes;
   float* const b_scale = reinterpret_cast<float*>(scratch);
   uint8_t* const packed = scratch + 4 * kLane * sizeof(float);
-  uint8_t* const decoded = packed + (32 << 10);
+  uint8_t* const pairs = packed + (32 << 10);
   const bool scaled = w.scale != nullptr || a.scale != nullptr;
   // Few rows decode in the tile, as often as there are tiles; many share one decoded copy.
   const int64_t decode_above = kDotsBf16 && !a.is_f32 ? 16 * kTileRows : kTileRows;
@@ -146,13 +165,12 @@ void multiply_panel(const Weights& w, const Operand& a, int64_t rows, int64_t fi
       if (a.scale != nullptr) to = min(to, (from / a.group + 1) * a.group);
       const int64_t at = segment * k.padded + from - first;  // in padded k
       const int64_t chunks = round_up(to - from, k.unit) / per_chunk;
-      Piece p = {stream + at / per_chunk * width * kChunk, w.format, width * kChunk, chunks};
+      Piece p = {stream + at / per_chunk * width * bytes, w.format, width * bytes, chunks};
       if (!w.packed) {
         pack_piece(w, first_vector, vectors, from, to, packed);
-        p = {packed, w.format, vectors * kChunk, chunks};
+        p = {packed, w.format, vectors * bytes, chunks};
       }
-      if (rows > decode_above && w.format == Format::e4m3) p = decode<Format::e4m3>(p, vectors, decoded);
-      if (rows > decode_above && w.format == Format::e2m1) p = decode<Format::e2m1>(p, vectors, decoded);
+      if (rows > decode_above) p = decoded(p, vectors, pairs);
       Fold fold = {b_scale, a.scale != nullptr ? a.scale + from / a.group : nullptr, 0};
       Fold* const f = scaled ? &fold : nullptr;
       if (a.is_f32)
@@ -199,7 +217,7 @@ void prepare(const void* row, Dtype dtype, const Segments& k, bool as_f32, void*
 
 void pack(const Weights& from, int64_t first_vector, int64_t vectors, uint8_t* to) {
   const Segments k = from.segments();
-  const int64_t per_chunk = elements_per_chunk(from.format);
+  const int64_t per_chunk = elements_per_chunk(from.format), bytes = chunk_bytes(from.format);
   for (int64_t v = 0; v < vectors;) {
     const int64_t panel = (first_vector + v) / (kPanel / kLane), start = panel * (kPanel / kLane);
     const int64_t width = min(kPanel / kLane, from.vectors() - start);
@@ -207,24 +225,25 @@ void pack(const Weights& from, int64_t first_vector, int64_t vectors, uint8_t* t
       for (int64_t at = 0; at < min(k.length, k.k - s * k.length); at += kPiece) {
         const int64_t begin = s * k.length + at, end = min(min(k.k, (s + 1) * k.length), begin + kPiece);
         pack_piece(from, start, width, begin, end,
-                   to + (start * (k.total() / per_chunk) + (s * k.padded + at) / per_chunk * width) * kChunk);
+                   to + (start * from.chunks() + (s * k.padded + at) / per_chunk * width) * bytes);
       }
     v = start + width - first_vector;
   }
 }
 
-void unpack(const Weights& from, int64_t first_vector, int64_t vectors, uint8_t* to, int64_t row_bytes) {
+void unpack(const Weights& from, int64_t first_vector, int64_t vectors, uint8_t* to, int64_t row_bytes,
+            uint8_t* masks) {
   const Segments k = from.segments();
-  const int64_t per_chunk = elements_per_chunk(from.format);
+  const int64_t per_chunk = elements_per_chunk(from.format), bytes = chunk_bytes(from.format);
   for (int64_t v = first_vector; v < first_vector + vectors; ++v) {
     const int64_t start = v / (kPanel / kLane) * (kPanel / kLane),
                   width = min(kPanel / kLane, from.vectors() - start);
     for (int64_t s = 0; s < k.count(); ++s) {
       const int64_t begin = s * k.length, n = min(k.length, k.k - begin);
-      unpack_segment(
-          from, v, begin, n,
-          from.data + (start * (k.total() / per_chunk) + s * k.padded / per_chunk * width + v - start) * kChunk,
-          width * kChunk, to, row_bytes);
+      const uint8_t* const chunks =
+          from.data + (start * from.chunks() + s * k.padded / per_chunk * width + v - start) * bytes;
+      unpack_segment(from, v, begin, n, chunks, width * bytes, to, row_bytes);
+      if (masks != nullptr) unpack_masks(from, v, begin, n, chunks, width * bytes, masks);
     }
   }
 }

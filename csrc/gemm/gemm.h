@@ -10,17 +10,34 @@
 
 namespace sk::gemm {
 
-enum class Format : int { f32, bf16, e4m3, e2m1 };
+// 2:4: of every four k's of a column two have a value, and a mask of four bits says which.
+enum class Format : int { f32, bf16, e4m3, e2m1, bf16_2to4, e4m3_2to4 };
+constexpr int kFormats = 6;
+constexpr bool is_2to4(Format f) { return f >= Format::bf16_2to4; }
 
-// A chunk is 64 bytes: 16 columns times 4 bytes, that is consecutive k's of the column. Panels are 64 columns wide
-// (the last one may be narrower, in steps of 16) and hold, chunk after chunk, the chunks of their columns:
+// A chunk is some consecutive k's of 16 columns. Panels are 64 columns wide (the last one may be narrower, in steps
+// of 16) and hold, chunk after chunk, the chunks of their columns:
 //   [expert][panel][chunk of k][16 columns][chunk]
-// so that a tile of up to 64 columns reads one stream. Within a chunk bytes lie as the decoders of simd/ want them.
+// so that a tile of up to 64 columns reads one stream. A chunk is kChunk bytes, 4 of each column, and within it bytes
+// lie as the decoders of simd/ want them. A 2:4 chunk is four k's: the two values of each column, then the masks, two
+// columns a byte.
 constexpr int kLane = 16, kChunk = 64, kPanel = 64, kPiece = 128;
 
-constexpr int elements_per_chunk(Format f) { return 1 << static_cast<int>(f); }  // of one column
+constexpr int elements_per_chunk(Format f) { return is_2to4(f) ? 4 : 1 << static_cast<int>(f); }  // of one column
+constexpr int64_t chunk_bytes(Format f) { return f == Format::bf16_2to4 ? 72 : f == Format::e4m3_2to4 ? 40 : kChunk; }
+// Of a row, without masks.
 constexpr int64_t bytes_of(Format f, int64_t elements) {
-  return f == Format::e2m1 ? elements / 2 : elements * (4 >> static_cast<int>(f));
+  switch (f) {
+    case Format::f32:
+      return 4 * elements;
+    case Format::bf16:
+      return 2 * elements;
+    case Format::e2m1:
+    case Format::e4m3_2to4:
+      return elements / 2;
+    default:
+      return elements;
+  }
 }
 
 // How k is laid out: segments (the blocks of k that share a scale), each padded with zeros to whole chunks and pairs.
@@ -49,6 +66,7 @@ struct Weights {
   bool packed;           // panels; else rows of `row_bytes`
   const uint8_t* data;
   int64_t row_bytes;
+  const uint8_t* masks;  // of 2:4 rows, [n, ceil(k / 8)]; null for panels, which hold them
   const void* scale;     // null: none. Packed weights with a scale per row hold it as [n / 16][segment][16].
   Dtype scale_dtype;     // f32 or e8m0
   int64_t n, k;
@@ -58,13 +76,16 @@ struct Weights {
   Segments segments() const { return {format, k, scale != nullptr ? block_k : 0}; }
   bool scale_per_lane() const { return scale != nullptr && block_n % kLane != 0; }
   int64_t vectors() const { return ceil_div(n, kLane); }
-  int64_t packed_bytes() const { return vectors() * (segments().total() / elements_per_chunk(format)) * kChunk; }
+  int64_t chunks() const { return segments().total() / elements_per_chunk(format); }
+  int64_t packed_bytes() const { return vectors() * chunks() * chunk_bytes(format); }
+  int64_t mask_bytes() const { return ceil_div(k, 8); }  // of a row
   int64_t packed_scales() const {
     return (scale_per_lane() ? vectors() * kLane : ceil_div(n, block_n)) * segments().count();
   }
   Weights expert(int64_t e) const {
     Weights w = *this;
     w.data += e * expert_bytes;
+    if (masks != nullptr) w.masks += e * n * mask_bytes();
     if (scale != nullptr) w.scale = static_cast<const uint8_t*>(scale) + e * expert_scales * size_of(scale_dtype);
     return w;
   }
@@ -94,7 +115,8 @@ struct Operand {
   /* A row of segments.k elements (f32, bf16 or e4m3) as a row of an operand. */                                   \
   void prepare(const void* row, Dtype dtype, const Segments& segments, bool as_f32, void* out);                    \
   void pack(const Weights& from, int64_t first_vector, int64_t vectors, uint8_t* to);                              \
-  void unpack(const Weights& from, int64_t first_vector, int64_t vectors, uint8_t* to, int64_t row_bytes);         \
+  void unpack(const Weights& from, int64_t first_vector, int64_t vectors, uint8_t* to, int64_t row_bytes,          \
+              uint8_t* masks);                                                                                     \
   }
 
 namespace sk::gemm {

@@ -34,6 +34,18 @@ struct Stream<Format::e2m1> {
   using Pair = Bf16x2;
   SK_INLINE void load(const uint8_t* p, int64_t, Pair* out) { decode_e2m1(p, out); }
 };
+template <>
+struct Stream<Format::bf16_2to4> {
+  static constexpr int kPairs = 2, kChunks = 1;
+  using Pair = Bf16x2;
+  SK_INLINE void load(const uint8_t* p, int64_t, Pair* out) { expand_2to4(load_pairs(p), p + 64, out); }
+};
+template <>
+struct Stream<Format::e4m3_2to4> {
+  static constexpr int kPairs = 2, kChunks = 1;
+  using Pair = Bf16x2;
+  SK_INLINE void load(const uint8_t* p, int64_t, Pair* out) { decode_e4m3_2to4(p, out); }
+};
 
 SK_INLINE F32 multiply_add(F32 acc, const bf16* a, const Bf16x2& b) { return dot(acc, splat_pair(a), b); }
 template <class Pair>
@@ -68,8 +80,8 @@ static void tile(const A* const* a_rows, const uint8_t* b, int64_t stride, int64
 #pragma GCC unroll 4
     for (int v = 0; v < NV; ++v) {
       typename W::Pair w[W::kPairs];
-      __builtin_prefetch(b + v * kChunk + kPrefetch);
-      W::load(b + v * kChunk, stride, w);
+      __builtin_prefetch(b + v * chunk_bytes(F) + kPrefetch);
+      W::load(b + v * chunk_bytes(F), stride, w);
 #pragma GCC unroll 4
       for (int p = 0; p < W::kPairs; ++p)
 #pragma GCC unroll 16
@@ -102,8 +114,7 @@ using TileFn = void (*)(const A* const*, const uint8_t*, int64_t, int64_t, float
 // Tiles are as tall as the accumulators allow. Where weights are decoded on the way, twice as tall and half as wide:
 // each decoded vector then meets more rows, and decoding hides behind the products.
 template <class A, Format F, int NV>
-constexpr int kTallest =
-    kDotsBf16 && sizeof(A) == 2 && (F == Format::e4m3 || F == Format::e2m1) && NV <= 2 ? 2 * kTileRows : kTileRows;
+constexpr int kTallest = kDotsBf16 && sizeof(A) == 2 && Stream<F>::kPairs > 1 && NV <= 2 ? 2 * kTileRows : kTileRows;
 
 template <class A, Format F, int NV, int MR = kTallest<A, F, NV>>
 static TileFn<A> tile_of(int64_t rows) {

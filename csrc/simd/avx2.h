@@ -280,8 +280,8 @@ SK_INLINE F32 dot(F32 acc, Bf16x2 a, Bf16x2 b) { return fma(even(a), even(b), fm
 
 // acc + the four products of unsigned bytes of a with signed bytes of b, exactly: VPMADDUBSW would saturate.
 SK_INLINE __m256i dot_bytes8(__m256i acc, __m256i u, __m256i s) {
-  const __m256i evens = _mm256_madd_epi16(_mm256_and_si256(u, _mm256_set1_epi16(0xff)),
-                                          _mm256_srai_epi16(_mm256_slli_epi16(s, 8), 8));
+  const __m256i evens =
+      _mm256_madd_epi16(_mm256_and_si256(u, _mm256_set1_epi16(0xff)), _mm256_srai_epi16(_mm256_slli_epi16(s, 8), 8));
   const __m256i odds = _mm256_madd_epi16(_mm256_srli_epi16(u, 8), _mm256_srai_epi16(s, 8));
   return _mm256_add_epi32(acc, _mm256_add_epi32(evens, odds));
 }
@@ -337,45 +337,78 @@ SK_INLINE I32 from_kernel_order(I32 x) {
   return shuffle_bytes(x, _mm_setr_epi8(0, 1, 8, 9, 2, 3, 10, 11, 4, 5, 12, 13, 6, 7, 14, 15));
 }
 
-// 16 codes of e4m3 -> 16 words of bf16: exponents are moved by arithmetic, the 8 subnormals and NaN are looked up.
-SK_INLINE __m256i e4m3_words(__m128i codes) {
-  const __m256i x = _mm256_cvtepu8_epi16(codes);
-  const __m256i magnitude = _mm256_and_si256(x, _mm256_set1_epi16(0x7f));
-  const __m256i normal = _mm256_add_epi16(_mm256_slli_epi16(magnitude, 4), _mm256_set1_epi16(120 << 7));
-  const __m128i low = _mm_setr_epi8(0, 0, -128, -64, 0, 32, 64, 96, 0, 0, 0, 0, 0, 0, 0, 0);
-  const __m128i high = _mm_setr_epi8(0, 0x3b, 0x3b, 0x3b, 0x3c, 0x3c, 0x3c, 0x3c, 0, 0, 0, 0, 0, 0, 0, 0);
-  // The lowest byte of a word picks from the table; 0x80 in the other makes a zero.
-  const __m256i pick = _mm256_or_si256(magnitude, _mm256_set1_epi16(static_cast<short>(0x8000)));
-  const __m256i low_byte = _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(low), pick);
-  const __m256i high_byte = _mm256_slli_epi16(_mm256_shuffle_epi8(_mm256_broadcastsi128_si256(high), pick), 8);
-  const __m256i is_subnormal = _mm256_cmpgt_epi16(_mm256_set1_epi16(8), magnitude);
-  const __m256i is_nan = _mm256_cmpeq_epi16(magnitude, _mm256_set1_epi16(0x7f));
-  __m256i r = _mm256_blendv_epi8(normal, _mm256_or_si256(low_byte, high_byte), is_subnormal);
-  r = _mm256_blendv_epi8(r, _mm256_set1_epi16(0x7fc0), is_nan);
-  return _mm256_or_si256(r, _mm256_slli_epi16(_mm256_srli_epi16(x, 7), 15));
+// Words of bf16 as their low and high bytes.
+struct Bytes { __m256i low, high; };
+SK_INLINE __m256i look_up(const Table<uint8_t, 16>& table, __m256i nibbles) {  // 0 where bit 7 is set
+  const __m128i t = _mm_load_si128(reinterpret_cast<const __m128i*>(table.at));
+  return _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(t), nibbles);
+}
+// 32 codes of e4m3. Any NaN serves as NaN.
+SK_INLINE Bytes e4m3_bytes(__m256i x) {
+  const __m256i magnitude = _mm256_and_si256(x, _mm256_set1_epi8(0x7f));
+  const __m256i high_nibble = _mm256_and_si256(_mm256_srli_epi16(x, 4), _mm256_set1_epi8(15));
+  const __m256i below_16 = _mm256_add_epi8(magnitude, _mm256_set1_epi8(0x70));  // bit 7 is set from 16 on
+  const __m256i is_nan = _mm256_cmpeq_epi8(magnitude, _mm256_set1_epi8(0x7f));
+  const __m256i high = _mm256_xor_si256(look_up(kE4m3HighNibble, high_nibble), look_up(kE4m3MendHigh, below_16));
+  return {_mm256_xor_si256(look_up(kE4m3LowNibble, magnitude), look_up(kE4m3MendLow, below_16)),
+          _mm256_or_si256(high, is_nan)};
 }
 // 64 bytes of e4m3 in kernel order (gemm/gemm.h) -> two vectors of pairs.
 SK_INLINE void decode_e4m3(const uint8_t* p, Bf16x2* out) {
+  // Each 128-bit part holds 8 bytes of the first vector, then 8 of the second.
   const __m256i* q = reinterpret_cast<const __m256i*>(p);
-  // Each 128-bit chunk holds 8 bytes of the first vector, then 8 of the second.
-  const __m256i a = _mm256_permute4x64_epi64(_mm256_loadu_si256(q), 0xd8);
-  const __m256i b = _mm256_permute4x64_epi64(_mm256_loadu_si256(q + 1), 0xd8);
-  out[0] = {e4m3_words(_mm256_castsi256_si128(a)), e4m3_words(_mm256_castsi256_si128(b))};
-  out[1] = {e4m3_words(_mm256_extracti128_si256(a, 1)), e4m3_words(_mm256_extracti128_si256(b, 1))};
+  const Bytes a = e4m3_bytes(_mm256_loadu_si256(q)), b = e4m3_bytes(_mm256_loadu_si256(q + 1));
+  out[0] = {_mm256_unpacklo_epi8(a.low, a.high), _mm256_unpacklo_epi8(b.low, b.high)};
+  out[1] = {_mm256_unpackhi_epi8(a.low, a.high), _mm256_unpackhi_epi8(b.low, b.high)};
 }
 
-// 64 bytes of e2m1 in kernel order -> four vectors of pairs.
-SK_INLINE __m256i e2m1_words(__m256i words, int shift) {
-  const __m256i nibble = _mm256_and_si256(_mm256_srli_epi16(words, shift), _mm256_set1_epi16(15));
-  const __m128i low = _mm_setr_epi8(0, 0, -128, -64, 0, 64, -128, -64, 0, 0, -128, -64, 0, 64, -128, -64);
-  const __m128i high = _mm_setr_epi8(0, 63, 63, 63, 64, 64, 64, 64, -128, -65, -65, -65, -64, -64, -64, -64);
-  const __m256i pick = _mm256_or_si256(nibble, _mm256_set1_epi16(static_cast<short>(0x8000)));
-  return _mm256_or_si256(_mm256_shuffle_epi8(_mm256_broadcastsi128_si256(low), pick),
-                         _mm256_slli_epi16(_mm256_shuffle_epi8(_mm256_broadcastsi128_si256(high), pick), 8));
+// 32 bytes of e4m3 -> a vector of pairs.
+SK_INLINE Bf16x2 decode_e4m3_pairs(const uint8_t* p) {
+  const __m256i x = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+  const Bytes b = e4m3_bytes(_mm256_permute4x64_epi64(x, 0xd8));
+  return {_mm256_unpacklo_epi8(b.low, b.high), _mm256_unpackhi_epi8(b.low, b.high)};
 }
+// The two values of every four (k to k + 3 of a lane) that are there -> pairs (k, k + 1) and (k + 2, k + 3), zeros
+// elsewhere. A lane's four bits, two of which are set, say where they go; 8 bytes, the first lane in the lower half.
+SK_INLINE void expand_2to4(Bf16x2 kept, const uint8_t* masks, Bf16x2* out) {
+  const __m256i of_lane = _mm256_setr_epi32(0, 4, 8, 12, 16, 20, 24, 28);
+  const __m256i own_bytes =
+      _mm256_setr_epi32(0, 0x04040404, 0x08080808, 0x0c0c0c0c, 0, 0x04040404, 0x08080808, 0x0c0c0c0c);
+  const auto half = [&](__m256i words, const uint8_t* four, __m256i* to) {
+    int32_t bits;
+    __builtin_memcpy(&bits, four, sizeof bits);
+    const __m256i mask = _mm256_srlv_epi32(_mm256_set1_epi32(bits), of_lane);  // VPERMD looks at three bits
+    for (int pair = 0; pair < 2; ++pair) {
+      const uint32_t* table = pair == 0 ? kExpand01.at : kExpand23.at;
+      const __m256i from =
+          _mm256_permutevar8x32_epi32(_mm256_load_si256(reinterpret_cast<const __m256i*>(table)), mask);
+      to[pair] = _mm256_shuffle_epi8(words, _mm256_or_si256(from, own_bytes));
+    }
+  };
+  __m256i lo[2], hi[2];
+  half(kept.lo, masks, lo);
+  half(kept.hi, masks + 4, hi);
+  for (int pair = 0; pair < 2; ++pair) out[pair] = {lo[pair], hi[pair]};
+}
+// The same of 32 codes of e4m3 that 8 bytes of masks follow.
+SK_INLINE void decode_e4m3_2to4(const uint8_t* p, Bf16x2* out) { expand_2to4(decode_e4m3_pairs(p), p + 32, out); }
+
+// 64 bytes of e2m1 in kernel order -> four vectors of pairs: nibble i of each word is of vector i.
 SK_INLINE void decode_e2m1(const uint8_t* p, Bf16x2* out) {
+  const auto half = [](__m256i x, __m256i* to) {
+    for (int i = 0; i < 2; ++i) {
+      const __m256i nibble = _mm256_and_si256(i == 0 ? x : _mm256_srli_epi16(x, 4), _mm256_set1_epi8(15));
+      const __m256i low = look_up(kE2m1LowBytes, nibble), high = look_up(kE2m1HighBytes, nibble);
+      const __m256i high_bytes = _mm256_set1_epi16(static_cast<short>(0xff00));
+      to[i] = _mm256_blendv_epi8(low, _mm256_slli_epi16(high, 8), high_bytes);
+      to[i + 2] = _mm256_blendv_epi8(_mm256_srli_epi16(low, 8), high, high_bytes);
+    }
+  };
   const Bf16x2 x = load_pairs(p);
-  for (int i = 0; i < 4; ++i) out[i] = {e2m1_words(x.lo, 4 * i), e2m1_words(x.hi, 4 * i)};
+  __m256i lo[4], hi[4];
+  half(x.lo, lo);
+  half(x.hi, hi);
+  for (int i = 0; i < 4; ++i) out[i] = {lo[i], hi[i]};
 }
 
 // --- FTZ, DAZ and round-to-nearest for GEMM loops (DESIGN, law 9)

@@ -41,5 +41,11 @@ SK_INLINE void decode_e4m3(const uint8_t* p, Bf16x2* out) {
   out[0].v = e4m3_words(_mm512_castsi512_si256(split));
   out[1].v = e4m3_words(_mm512_extracti64x4_epi64(split, 1));
 }
+// 32 bytes of e4m3 -> a vector of pairs.
+SK_INLINE Bf16x2 decode_e4m3_pairs(const uint8_t* p) {
+  return {e4m3_words(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)))};
+}
+// Two of every four codes: 32 of them, then 8 bytes of masks.
+SK_INLINE void decode_e4m3_2to4(const uint8_t* p, Bf16x2* out) { expand_2to4(decode_e4m3_pairs(p), p + 32, out); }
 
 }  // namespace sk::simd::avx512

@@ -106,8 +106,8 @@ SK_INLINE I32 max_across(I32 a) {  // the largest lane, in all lanes
   return {_mm512_max_epi32(m, _mm512_shuffle_epi32(m, _MM_PERM_CDAB))};
 }
 SK_INLINE I32 permute(I32 a, I32 from) { return {_mm512_permutexvar_epi32(from.v, a.v)}; }  // lane i: a[from[i] % 16]
-// The lanes whose bit is set, in their order, to p; what else the 16 places at p hold is arbitrary then. A masked store
-// of the lanes themselves (VPCOMPRESSD to memory) takes some processors a hundred cycles.
+// The lanes whose bit is set, in their order, to p; what else the 16 places at p hold is arbitrary then. A masked
+// store of the lanes themselves (VPCOMPRESSD to memory) takes some processors a hundred cycles.
 SK_INLINE void compress(int32_t* p, I32 x, uint32_t set) {
   _mm512_storeu_si512(p, _mm512_maskz_compress_epi32(static_cast<__mmask16>(set), x.v));
 }
@@ -214,6 +214,21 @@ SK_INLINE void decode_e2m1(const uint8_t* p, Bf16x2* out) {
   out[1].v = _mm512_permutexvar_epi16(_mm512_srli_epi16(x, 4), table);
   out[2].v = _mm512_permutexvar_epi16(_mm512_srli_epi16(x, 8), table);
   out[3].v = _mm512_permutexvar_epi16(_mm512_srli_epi16(x, 12), table);
+}
+
+// The two values of every four (k to k + 3 of a lane) that are there -> pairs (k, k + 1) and (k + 2, k + 3), zeros
+// elsewhere. A lane's four bits, two of which are set, say where they go; 8 bytes, the first lane in the lower half.
+SK_INLINE void expand_2to4(Bf16x2 kept, const uint8_t* masks, Bf16x2* out) {
+  const __m128i bytes = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(masks));
+  const __m128i of_lane = _mm_unpacklo_epi8(bytes, _mm_srli_epi16(bytes, 4));  // in the low halves
+  const __m512i mask = _mm512_cvtepu8_epi32(of_lane);  // VPERMD looks at four bits
+  const __m512i own_bytes = _mm512_broadcast_i32x4(_mm_setr_epi32(0, 0x04040404, 0x08080808, 0x0c0c0c0c));
+  const auto pair = [&](const uint32_t* table) {
+    const __m512i from = _mm512_permutexvar_epi32(mask, _mm512_loadu_si512(table));
+    return Bf16x2{_mm512_shuffle_epi8(kept.v, _mm512_or_si512(from, own_bytes))};
+  };
+  out[0] = pair(kExpand01.at);
+  out[1] = pair(kExpand23.at);
 }
 
 // --- FTZ, DAZ and round-to-nearest for GEMM loops (DESIGN, law 9)

@@ -333,6 +333,24 @@ SK_INLINE void decode_e2m1(const uint8_t* p, Bf16x2* out) {
     });
 }
 
+// 32 bytes of e4m3 -> a vector of pairs.
+SK_INLINE Bf16x2 decode_e4m3_pairs(const uint8_t* p) {
+  const auto word = [](uint8_t x) { return kBf16OfE4m3[x & 0x7f] | static_cast<uint32_t>(x & 0x80) << 8; };
+  return lanes<Bf16x2>([&](int lane) { return word(p[2 * lane]) | word(p[2 * lane + 1]) << 16; });
+}
+// The two values of every four (k to k + 3 of a lane) that are there -> pairs (k, k + 1) and (k + 2, k + 3), zeros
+// elsewhere. A lane's four bits, two of which are set, say where they go; 8 bytes, the first lane in the lower half.
+SK_INLINE void expand_2to4(Bf16x2 kept, const uint8_t* masks, Bf16x2* out) {
+  for (int pair = 0; pair < 2; ++pair)
+    out[pair] = lanes<Bf16x2>([&](int lane) {
+      const uint32_t bytes = expand_2to4_bytes(masks[lane / 2] >> lane % 2 * 4, pair);
+      const auto word = [&](uint32_t from) { return from & 0x80 ? 0 : kept.v[lane] >> 8 * (from & 2) & 0xffffu; };
+      return word(bytes) | word(bytes >> 16) << 16;
+    });
+}
+// The same of 32 codes of e4m3 that 8 bytes of masks follow.
+SK_INLINE void decode_e4m3_2to4(const uint8_t* p, Bf16x2* out) { expand_2to4(decode_e4m3_pairs(p), p + 32, out); }
+
 // --- FTZ, DAZ and round-to-nearest for GEMM loops (DESIGN, law 9)
 #if defined(__SSE2__)
 SK_INLINE uint32_t set_gemm_rounding() {

@@ -9,13 +9,23 @@ from torch import Tensor
 
 from sparsekern.backend import launch
 from sparsekern.schema import Arg, Dims, Op, Out
-from sparsekern.weights import PackedWeights, as_arguments, dequantised, packed_option, plain, random_weights
+from sparsekern.weights import (
+    BYTES,
+    FORMATS,
+    PackedWeights,
+    Sparse2to4,
+    as_arguments,
+    dequantised,
+    masks_argument,
+    packed_option,
+    random_weights,
+)
 
 
 def fused_moe(
     x: Tensor,
-    w13: Tensor | PackedWeights,
-    w2: Tensor | PackedWeights,
+    w13: Tensor | PackedWeights | Sparse2to4,
+    w2: Tensor | PackedWeights | Sparse2to4,
     weights: Tensor,
     ids: Tensor,
     *,
@@ -42,19 +52,20 @@ def fused_moe(
     quantised in groups of 128 (W8A8). Nothing of size tokens x experts is written, and scratch is
     bounded: tokens go in chunks.
     """
-    w13, w13_scale, w13_block, packed13 = as_arguments("fused_moe", w13, w13_scale, w13_block)
-    w2, w2_scale, w2_block, packed2 = as_arguments("fused_moe", w2, w2_scale, w2_block)
+    up = as_arguments("fused_moe", w13, w13_scale, w13_block, "w13")
+    down = as_arguments("fused_moe", w2, w2_scale, w2_block, "w2")
     result: Tensor = launch(
-        OP, x, w13, w2, weights, ids, w13_scale, w2_scale, w13_block, w2_block, activation, limit,
-        quantize_activations, weight_on, out_dtype, packed13, packed2, out,
+        OP, x, up.data, down.data, weights, ids, up.scale, down.scale, up.masks, down.masks, up.block,
+        down.block, activation, limit, quantize_activations, weight_on, out_dtype, up.description,
+        down.description, out,
     )  # fmt: skip
     return result
 
 
 def reference(
     x: Tensor,
-    w13: Tensor | PackedWeights,
-    w2: Tensor | PackedWeights,
+    w13: Tensor | PackedWeights | Sparse2to4,
+    w2: Tensor | PackedWeights | Sparse2to4,
     weights: Tensor,
     ids: Tensor,
     *,
@@ -69,8 +80,7 @@ def reference(
     out_dtype: torch.dtype | None = None,
 ) -> Tensor:
     """Token by token and expert by expert in float64."""
-    first = dequantised(*plain(w13, w13_scale), w13.block if isinstance(w13, PackedWeights) else w13_block)
-    second = dequantised(*plain(w2, w2_scale), w2.block if isinstance(w2, PackedWeights) else w2_block)
+    first, second = dequantised(w13, w13_scale, w13_block), dequantised(w2, w2_scale, w2_block)
     rounded = _as_fp8 if quantize_activations else (lambda y: y.to(x.dtype).double())
     inputs_, out = rounded(x.double()), x.new_zeros(x.shape, dtype=torch.float64)
     for t, row in enumerate(ids.tolist()):
@@ -99,7 +109,7 @@ def _as_fp8(y: Tensor) -> Tensor:
 def inputs(dims: Dims, rng: torch.Generator) -> dict[str, Any]:
     """Tokens routed at random, a few slots dropped; weights scaled to keep values near one."""
     t, h, i, e, k = (dims[d] for d in ("T", "H", "I", "E", "top_k"))
-    kind = KINDS[dims["w"]]
+    kind = FORMATS[dims["w"]]
     w13, w2 = (random_weights(n, c, kind, rng, e) for n, c in ((2 * i, h), (h, i)))
     ids = (
         torch.stack([torch.randperm(max(e, k), generator=rng)[:k] for _ in range(t)])
@@ -125,7 +135,6 @@ def inputs(dims: Dims, rng: torch.Generator) -> dict[str, Any]:
     return {**x, "weight_on": "hidden" if dims.get("hidden") else "output"}
 
 
-KINDS = ("f32", "bf16", "e4m3", "fp4")
 _SMALL = {"T": 5, "H": 96, "I": 64, "E": 6, "top_k": 3}
 _REAL = {"E": 16, "top_k": 8, "w": 2}
 
@@ -158,12 +167,14 @@ OP = Op(
             layout="dense",
         ),
         Arg("w2_scale", "E H/w2_block_0 I/w2_block_1 | scales2", "f32 e8m0", "block scales", layout="dense"),
+        masks_argument("w13"),
+        masks_argument("w2"),
     ),
     outs=(Out("out", "T H", "out_dtype x", "the sum over each token's experts"),),
     reference=reference,
     inputs=inputs,
     test_dims=(
-        *({**_SMALL, "w": w, "f32": f32} for w in range(4) for f32 in (0, 1) if w or f32),
+        *({**_SMALL, "w": w, "f32": f32} for w in range(len(FORMATS)) for f32 in (0, 1) if w or f32),
         {**_SMALL, "w": 2, "drop": 1, "limit": 2, "hidden": 1},
         {**_SMALL, "w": 2, "w8a8": 1, "I": 200},
         {"T": 40, "H": 130, "I": 72, "E": 2, "top_k": 2, "w": 2, "limit": 2},
@@ -183,5 +194,5 @@ OP = Op(
         packed_option("E", "packed2", ("H", "I", "w2_format", "w2_block_0", "w2_block_1")),
     ),
     flops=lambda d: 6.0 * d["T"] * d["top_k"] * d["H"] * d["I"],
-    bytes=lambda d: min(d["E"], d["T"] * d["top_k"]) * 3.0 * d["H"] * d["I"] * (4.0, 2.0, 1.0, 0.53)[d["w"]],
+    bytes=lambda d: min(d["E"], d["T"] * d["top_k"]) * 3.0 * d["H"] * d["I"] * BYTES[d["w"]],
 )

@@ -10,11 +10,14 @@ from torch import Tensor
 from sparsekern.backend import launch
 from sparsekern.schema import Arg, Dims, Op, Out
 from sparsekern.weights import (
+    BYTES,
+    FORMATS,
     PackedWeights,
+    Sparse2to4,
     as_arguments,
     dequantised,
+    masks_argument,
     packed_option,
-    plain,
     random_activations,
     random_weights,
 )
@@ -22,7 +25,7 @@ from sparsekern.weights import (
 
 def gemm(
     a: Tensor,
-    b: Tensor | PackedWeights,
+    b: Tensor | PackedWeights | Sparse2to4,
     *,
     a_scale: Tensor | None = None,
     b_scale: Tensor | None = None,
@@ -36,20 +39,22 @@ def gemm(
 
     out[m, n] = sum_k (a[m, k] * a_scale[m, k / ga]) * (b[n, k] * b_scale[n / bn, k / bk]) + bias[n]
 
-    Weights are float32 (with float32 `a`), bfloat16, FP8, packed FP4 or `PackedWeights`. With bfloat16 or
-    float32 `a` and quantised `b` only the weights are quantised: they are decoded exactly, and float32
-    `a` keeps float32 products. The block sizes follow from the scales' shapes (the power of two that
-    fits) unless `a_block`, `b_block` say otherwise. Row m depends on row m of `a` alone, bit for bit.
-    `pack_weights` makes it faster.
+    Weights are float32 (with float32 `a`), bfloat16, FP8, packed FP4, `Sparse2to4` of bfloat16 or FP8, or
+    `PackedWeights`. With bfloat16 or float32 `a` and quantised `b` only the weights are quantised: they are
+    decoded exactly, and float32 `a` keeps float32 products. The block sizes follow from the scales' shapes
+    (the power of two that fits) unless `a_block`, `b_block` say otherwise. Row m depends on row m of `a`
+    alone, bit for bit. `pack_weights` makes it faster.
     """
-    b, b_scale, b_block, packed = as_arguments("gemm", b, b_scale, b_block)
-    result: Tensor = launch(OP, a, b, a_scale, b_scale, bias, a_block, b_block, out_dtype, packed, out)
+    w = as_arguments("gemm", b, b_scale, b_block)
+    result: Tensor = launch(
+        OP, a, w.data, a_scale, w.scale, bias, w.masks, a_block, w.block, out_dtype, w.description, out
+    )
     return result
 
 
 def reference(
     a: Tensor,
-    b: Tensor | PackedWeights,
+    b: Tensor | PackedWeights | Sparse2to4,
     *,
     a_scale: Tensor | None = None,
     b_scale: Tensor | None = None,
@@ -59,8 +64,6 @@ def reference(
     out_dtype: torch.dtype = torch.bfloat16,
 ) -> Tensor:
     """Dequantise, multiply in float64, round once."""
-    b_block = b.block if isinstance(b, PackedWeights) else b_block
-    b, b_scale = plain(b, b_scale)
     y = dequantised(a, a_scale, a_block) @ dequantised(b, b_scale, b_block).mT
     return (y if bias is None else y + bias.double()).to(out_dtype)
 
@@ -69,7 +72,7 @@ def inputs(dims: Dims, rng: torch.Generator) -> dict[str, Any]:
     """Activations and weights of the kinds that `dims` names by number."""
     x = random_activations(dims["M"], dims["K"], A_KINDS[dims["a"]], rng, dims.get("group", 128))
     block = (dims["bn"], dims["bk"]) if "bn" in dims else None
-    x |= random_weights(dims["N"], dims["K"], B_KINDS[dims["b"]], rng, block=block)
+    x |= random_weights(dims["N"], dims["K"], FORMATS[dims["b"]], rng, block=block)
     if block is not None:
         x["b_block"] = block
     if "group" in dims:
@@ -80,10 +83,9 @@ def inputs(dims: Dims, rng: torch.Generator) -> dict[str, Any]:
 
 
 A_KINDS = ("f32", "bf16", "e4m3")
-B_KINDS = ("f32", "bf16", "e4m3", "fp4")
 
 # (a, b) by number: every pair that there is.
-PAIRS = tuple((a, b) for a in range(3) for b in range(4) if b > 0 or a == 0)
+PAIRS = tuple((a, b) for a in range(3) for b in range(len(FORMATS)) if b > 0 or a == 0)
 
 OP = Op(
     fn=gemm,
@@ -100,6 +102,7 @@ OP = Op(
             layout="dense",
         ),
         Arg("bias", "N", "f32 bf16", "added before rounding"),
+        masks_argument(),
     ),
     outs=(Out("out", "M N", "out_dtype", "a @ b.T"),),
     reference=reference,
@@ -116,6 +119,8 @@ OP = Op(
         {"M": 8, "N": 33, "K": 96, "a": 2, "b": 2, "group": 5, "bn": 3, "bk": 7},
         {"M": 8, "N": 33, "K": 96, "a": 1, "b": 3, "bn": 4, "bk": 6},
         {"M": 300, "N": 20, "K": 32, "a": 2, "b": 3, "group": 32},
+        {"M": 5, "N": 35, "K": 68, "a": 1, "b": 5, "bn": 4, "bk": 12},
+        {"M": 70, "N": 65, "K": 140, "a": 1, "b": 5, "f32": 1},
         {"M": 0, "N": 16, "K": 32, "a": 1, "b": 2},
         {"M": 2, "N": 16, "K": 0, "a": 1, "b": 1},
     ),
@@ -126,5 +131,5 @@ OP = Op(
     rows=("a", "a_scale"),
     hidden=(packed_option(),),
     flops=lambda d: 2.0 * d["M"] * d["N"] * d["K"],
-    bytes=lambda d: d["N"] * d["K"] * (4.0, 2.0, 1.0, 0.53)[d["b"]] + 2.0 * d["M"] * (d["N"] + d["K"]),
+    bytes=lambda d: d["N"] * d["K"] * BYTES[d["b"]] + 2.0 * d["M"] * (d["N"] + d["K"]),
 )

@@ -8,14 +8,17 @@ import torch
 from torch import Tensor
 
 from sparsekern.backend import launch
-from sparsekern.ops.gemm import A_KINDS, B_KINDS, PAIRS
+from sparsekern.ops.gemm import A_KINDS, PAIRS
 from sparsekern.schema import Arg, Dims, Op, Out
 from sparsekern.weights import (
+    BYTES,
+    FORMATS,
     PackedWeights,
+    Sparse2to4,
     as_arguments,
     dequantised,
+    masks_argument,
     packed_option,
-    plain,
     random_activations,
     random_weights,
 )
@@ -23,7 +26,7 @@ from sparsekern.weights import (
 
 def grouped_gemm(
     a: Tensor,
-    b: Tensor | PackedWeights,
+    b: Tensor | PackedWeights | Sparse2to4,
     expert_offsets: Tensor,
     *,
     a_scale: Tensor | None = None,
@@ -41,16 +44,27 @@ def grouped_gemm(
     has to be padded. Formats, scales, blocks and precision are those of `gemm`, and a row gives the bits
     that `gemm` gives it.
     """
-    b, b_scale, b_block, packed = as_arguments("grouped_gemm", b, b_scale, b_block)
+    w = as_arguments("grouped_gemm", b, b_scale, b_block)
     result: Tensor = launch(
-        OP, a, b, expert_offsets, a_scale, b_scale, a_block, b_block, out_dtype, packed, out
+        OP,
+        a,
+        w.data,
+        expert_offsets,
+        a_scale,
+        w.scale,
+        w.masks,
+        a_block,
+        w.block,
+        out_dtype,
+        w.description,
+        out,
     )
     return result
 
 
 def reference(
     a: Tensor,
-    b: Tensor | PackedWeights,
+    b: Tensor | PackedWeights | Sparse2to4,
     expert_offsets: Tensor,
     *,
     a_scale: Tensor | None = None,
@@ -60,8 +74,6 @@ def reference(
     out_dtype: torch.dtype = torch.bfloat16,
 ) -> Tensor:
     """Expert by expert in float64."""
-    b_block = b.block if isinstance(b, PackedWeights) else b_block
-    b, b_scale = plain(b, b_scale)
     x, w = dequantised(a, a_scale, a_block), dequantised(b, b_scale, b_block)
     out = x.new_zeros(x.shape[0], w.shape[1])
     for e, (first, last) in enumerate(
@@ -74,7 +86,7 @@ def reference(
 def inputs(dims: Dims, rng: torch.Generator) -> dict[str, Any]:
     """Rows dealt to experts at random, some experts without any, a few rows left over."""
     x = random_activations(dims["P"], dims["K"], A_KINDS[dims["a"]], rng)
-    x |= random_weights(dims["N"], dims["K"], B_KINDS[dims["b"]], rng, dims["E"])
+    x |= random_weights(dims["N"], dims["K"], FORMATS[dims["b"]], rng, dims["E"])
     cuts = (
         torch.randint(0, max(dims["P"] - dims.get("spare", 0), 0) + 1, (dims["E"],), generator=rng)
         .sort()
@@ -94,6 +106,7 @@ OP = Op(
         Arg("expert_offsets", "E+1", "i32", "where each expert's rows start; the last: where they end"),
         Arg("a_scale", "P K/a_block_1", "f32 e8m0", "scales of e4m3 activations, per row and group of K"),
         Arg("b_scale", "E N/b_block_0 K/b_block_1 | scales", "f32 e8m0", "block scales", layout="dense"),
+        masks_argument(),
     ),
     outs=(Out("out", "P N", "out_dtype", "a @ b[expert].T"),),
     reference=reference,
@@ -113,5 +126,5 @@ OP = Op(
     max_err=2**-8,
     hidden=(packed_option("E"),),
     flops=lambda d: 2.0 * d["P"] * d["N"] * d["K"],
-    bytes=lambda d: min(d["P"], d["E"]) * d["N"] * d["K"] * (4.0, 2.0, 1.0, 0.53)[d["b"]],
+    bytes=lambda d: min(d["P"], d["E"]) * d["N"] * d["K"] * BYTES[d["b"]],
 )

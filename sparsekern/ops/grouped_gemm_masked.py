@@ -8,14 +8,17 @@ import torch
 from torch import Tensor
 
 from sparsekern.backend import launch
-from sparsekern.ops.gemm import A_KINDS, B_KINDS, PAIRS
+from sparsekern.ops.gemm import A_KINDS, PAIRS
 from sparsekern.schema import Arg, Dims, Op, Out
 from sparsekern.weights import (
+    BYTES,
+    FORMATS,
     PackedWeights,
+    Sparse2to4,
     as_arguments,
     dequantised,
+    masks_argument,
     packed_option,
-    plain,
     random_activations,
     random_weights,
 )
@@ -23,7 +26,7 @@ from sparsekern.weights import (
 
 def grouped_gemm_masked(
     a: Tensor,
-    b: Tensor | PackedWeights,
+    b: Tensor | PackedWeights | Sparse2to4,
     rows: Tensor,
     *,
     a_scale: Tensor | None = None,
@@ -40,14 +43,16 @@ def grouped_gemm_masked(
     What `a` holds beyond rows[e] is never looked at; those rows of the result are zero, or left untouched
     when `out` is given. Formats, scales, blocks and precision are those of `gemm`.
     """
-    b, b_scale, b_block, packed = as_arguments("grouped_gemm_masked", b, b_scale, b_block)
-    result: Tensor = launch(OP, a, b, rows, a_scale, b_scale, a_block, b_block, out_dtype, packed, out)
+    w = as_arguments("grouped_gemm_masked", b, b_scale, b_block)
+    result: Tensor = launch(
+        OP, a, w.data, rows, a_scale, w.scale, w.masks, a_block, w.block, out_dtype, w.description, out
+    )
     return result
 
 
 def reference(
     a: Tensor,
-    b: Tensor | PackedWeights,
+    b: Tensor | PackedWeights | Sparse2to4,
     rows: Tensor,
     *,
     a_scale: Tensor | None = None,
@@ -57,8 +62,6 @@ def reference(
     out_dtype: torch.dtype = torch.bfloat16,
 ) -> Tensor:
     """Expert by expert in float64."""
-    b_block = b.block if isinstance(b, PackedWeights) else b_block
-    b, b_scale = plain(b, b_scale)
     x, w = dequantised(a, a_scale, a_block), dequantised(b, b_scale, b_block)
     out = x.new_zeros(*x.shape[:2], w.shape[1])
     for e, n in enumerate(rows.tolist()):
@@ -73,7 +76,7 @@ def inputs(dims: Dims, rng: torch.Generator) -> dict[str, Any]:
     rows = torch.randint(0, m + 1, (e,), generator=rng).int()
     unused = torch.arange(m) >= rows[:, None]
     x["a"] = torch.where(unused[..., None], float("nan"), x["a"].float()).to(x["a"].dtype)
-    return {**x, **random_weights(dims["N"], dims["K"], B_KINDS[dims["b"]], rng, e), "rows": rows}
+    return {**x, **random_weights(dims["N"], dims["K"], FORMATS[dims["b"]], rng, e), "rows": rows}
 
 
 OP = Op(
@@ -89,6 +92,7 @@ OP = Op(
             "a_scale", "E Mmax K/a_block_1", "f32 e8m0", "scales of e4m3 activations, per row and group of K"
         ),
         Arg("b_scale", "E N/b_block_0 K/b_block_1 | scales", "f32 e8m0", "block scales", layout="dense"),
+        masks_argument(),
     ),
     outs=(Out("out", "E Mmax N", "out_dtype", "a[e] @ b[e].T"),),
     reference=reference,
@@ -104,5 +108,5 @@ OP = Op(
     max_err=2**-8,
     hidden=(packed_option("E"),),
     flops=lambda d: 1.0 * d["E"] * d["Mmax"] * d["N"] * d["K"],
-    bytes=lambda d: d["E"] * d["N"] * d["K"] * (4.0, 2.0, 1.0, 0.53)[d["b"]],
+    bytes=lambda d: d["E"] * d["N"] * d["K"] * BYTES[d["b"]],
 )

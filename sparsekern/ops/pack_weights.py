@@ -8,12 +8,24 @@ import torch
 from torch import Tensor
 
 from sparsekern.backend import launch
-from sparsekern.schema import NAME_OF, Arg, Dims, Op, Out, block_size
-from sparsekern.weights import PackedWeights, random_weights
+from sparsekern.schema import Arg, Dims, Op, Out
+from sparsekern.weights import (
+    BYTES,
+    FORMATS,
+    PackedWeights,
+    Sparse2to4,
+    as_arguments,
+    dense_shape,
+    format_of,
+    masks_argument,
+    packed_option,
+    random_weights,
+    scale_block,
+)
 
 
 def pack_weights(
-    b: Tensor, b_scale: Tensor | None = None, *, block: tuple[int, int] | None = None
+    b: Tensor | Sparse2to4, b_scale: Tensor | None = None, *, block: tuple[int, int] | None = None
 ) -> PackedWeights:
     """Lay weights out as the kernels of this library stream them: once, when a model is loaded.
 
@@ -21,36 +33,38 @@ def pack_weights(
     16, K to a few elements) and gives the same bits; `unpack()` returns the logical weights exactly.
     Without `block`, the block size is the power of two that the scale's shape allows.
     """
-    data, scale = launch(OP, b, b_scale, block, None)
-    name, n, k, sizes = _described(b, b_scale, block)
-    return PackedWeights(data, scale if b_scale is not None else None, (*b.shape[:-2], n, k), name, sizes)
+    w = as_arguments("pack_weights", b, b_scale, block)
+    data, scale = launch(OP, w.data, w.scale, w.masks, w.block, w.description, None)
+    return _packed(b, b_scale, block, data, scale)
 
 
-def _described(
-    b: Tensor, b_scale: Tensor | None, block: tuple[int, int] | None
-) -> tuple[str, int, int, tuple[int, int]]:
-    """Format, N, K and block size."""
-    name = "fp4" if b.dtype == torch.uint8 else NAME_OF[b.dtype]
-    n, k = b.shape[-2], b.shape[-1] * (2 if name == "fp4" else 1)
-    if b_scale is None:
-        return name, n, k, (1, 1)
-    if block is not None:
-        return name, n, k, (block[0], block[1])
-    return name, n, k, (block_size(n, b_scale.shape[-2]) or 1, block_size(k, b_scale.shape[-1]) or 1)
+def _packed(
+    b: Tensor | Sparse2to4,
+    b_scale: Tensor | None,
+    block: tuple[int, int] | None,
+    data: Tensor,
+    scale: Tensor | None,
+) -> PackedWeights:
+    n, k = dense_shape(b)
+    lead = (b.values if isinstance(b, Sparse2to4) else b).shape[:-2]
+    sizes = scale_block(n, k, b_scale, block)
+    return PackedWeights(data, scale if b_scale is not None else None, (*lead, n, k), format_of(b), sizes)
 
 
 def reference(
-    b: Tensor, b_scale: Tensor | None = None, *, block: tuple[int, int] | None = None
+    b: Tensor | Sparse2to4, b_scale: Tensor | None = None, *, block: tuple[int, int] | None = None
 ) -> PackedWeights:
     """Element by element, from the description in csrc/gemm/gemm.h."""
-    name, n, k, (bn, bk) = _described(b, b_scale, block)
-    experts = b.reshape(-1, *b.shape[-2:])
-    length = min(bk, k) if b_scale is not None else k
-    data = (
-        torch.cat([_pack_matrix(e, name, k, max(length, 1)) for e in experts])
-        if len(experts)
-        else b.new_empty(0)
-    )
+    n, k = dense_shape(b)
+    name, (bn, bk) = format_of(b), scale_block(n, k, b_scale, block)
+    values = b.values if isinstance(b, Sparse2to4) else b
+    experts = values.reshape(-1, *values.shape[-2:])
+    length = max(min(bk, k) if b_scale is not None else k, 1)
+    if isinstance(b, Sparse2to4):
+        matrices = [_pack_sparse(*e) for e in zip(experts, b.metadata.view(-1, n, -(-k // 8)), strict=True)]
+    else:
+        matrices = [_pack_matrix(e, name, k, length) for e in experts]
+    data = torch.cat(matrices) if matrices else values.new_empty(0)
     scale = b_scale
     if b_scale is not None and bn % 16:  # a lane each: [n / 16][segment][16]
         rows = b_scale.view(torch.uint8) if b_scale.dtype != torch.float32 else b_scale
@@ -59,7 +73,7 @@ def reference(
         scale = lanes.contiguous().view(b_scale.dtype)
     if scale is not None:
         scale = scale.reshape(-1)
-    return PackedWeights(data.view(torch.uint8), scale, (*b.shape[:-2], n, k), name, (bn, bk))
+    return _packed(b, b_scale, block, data.view(torch.uint8), scale)
 
 
 def _pack_matrix(b: Tensor, name: str, k: int, length: int) -> Tensor:
@@ -85,21 +99,34 @@ def _pack_matrix(b: Tensor, name: str, k: int, length: int) -> Tensor:
     else:
         chunks = chunks.transpose(1, 2)
     chunks = chunks.reshape(*chunks.shape[:2], -1).contiguous().view(torch.uint8)  # vector, chunk, 64 bytes
+    return _panels(chunks)
+
+
+def _pack_sparse(values: Tensor, metadata: Tensor) -> Tensor:
+    """[N, K/2] and [N, K/8] -> chunks of four k's: two values of each of 16 columns, then 16 masks."""
+    pad, kept = -len(values) % 16, 2 * values.itemsize
+    fours = values.view(torch.uint8).unflatten(1, (-1, kept))
+    masks = torch.stack([metadata & 15, metadata >> 4], -1).flatten(1)[:, : fours.shape[1]]
+    fours = torch.nn.functional.pad(fours, (0, 0, 0, 0, 0, pad)).unflatten(0, (-1, 16)).transpose(1, 2)
+    masks = torch.nn.functional.pad(masks, (0, 0, 0, pad), value=3).unflatten(0, (-1, 16)).transpose(1, 2)
+    return _panels(torch.cat([fours.flatten(2), masks[..., 0::2] | masks[..., 1::2] << 4], -1))
+
+
+def _panels(chunks: Tensor) -> Tensor:
+    """[vector, chunk, bytes]: four vectors side by side."""
     return torch.cat([p.transpose(0, 1).reshape(-1) for p in chunks.split(4)])
 
 
 def inputs(dims: Dims, rng: torch.Generator) -> dict[str, Any]:
     """Random weights of the kind that `dims` names by number."""
-    return random_weights(dims["N"], dims["K"], KINDS[dims["kind"]], rng, dims.get("E"))
+    return random_weights(dims["N"], dims["K"], FORMATS[dims["kind"]], rng, dims.get("E"))
 
-
-KINDS = ("f32", "bf16", "e4m3", "fp4")
 
 OP = Op(
     fn=pack_weights,
     family="gemm",
     args=(
-        Arg("b", "N K | E N K", "f32 bf16 e4m3 fp4", "weights", layout="dense"),
+        Arg("b", "N K | E N K | bytes_in", "f32 bf16 e4m3 fp4", "weights", layout="dense"),
         Arg(
             "b_scale",
             "N/block_0 K/block_1 | E N/block_0 K/block_1",
@@ -107,6 +134,7 @@ OP = Op(
             "block scales",
             layout="dense",
         ),
+        masks_argument(),
     ),
     outs=(
         Out("data", "bytes", "u8", "the panels"),
@@ -115,13 +143,15 @@ OP = Op(
     reference=reference,
     inputs=inputs,
     test_dims=tuple(
-        {"N": n, "K": k, "kind": kind, **({"E": e} if e else {})}
-        for kind in range(4)
-        for n, k, e in ((1, 2, 0), (70, 200, 0), (33, 130, 2), (64, 128, 3))
+        {"N": n, "K": k + 2 * name.endswith("_2to4"), "kind": kind, **({"E": e} if e else {})}
+        for kind, name in enumerate(FORMATS)
+        for n, k, e in ((1, 2, 0), (70, 198, 0), (33, 130, 2), (64, 126, 3), (64, 128, 3))
+        if k % 4 == 2 or not name.endswith("_2to4")
     ),
-    bench_dims=({"N": 4096, "K": 7168, "kind": 2}, {"N": 4096, "K": 7168, "kind": 3}),
+    bench_dims=tuple({"N": 4096, "K": 7168, "kind": kind} for kind in (2, 3, 5)),
     spoil=lambda x: {**x, "b": (x["b"].view(torch.uint8) ^ 1).view(x["b"].dtype)},
     source="the layout of this library",
     dynamic={"bytes": "", "scales": ""},
-    bytes=lambda d: 2.0 * d["N"] * d["K"],
+    hidden=(packed_option("E", sizes=("N", "K", "b_format", "block_0", "block_1")),),
+    bytes=lambda d: 2.0 * BYTES[d["kind"]] * d["N"] * d["K"],
 )

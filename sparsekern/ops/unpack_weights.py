@@ -11,41 +11,77 @@ from torch import Tensor
 from sparsekern.backend import launch
 from sparsekern.ops import pack_weights as packing
 from sparsekern.schema import Arg, Dims, Op, Out
-from sparsekern.weights import PackedWeights, packed_option
+from sparsekern.weights import PackedWeights, Sparse2to4, packed_option
 
 
-def unpack_weights(b: PackedWeights) -> tuple[Tensor, Tensor | None]:
+def unpack_weights(b: PackedWeights) -> tuple[Tensor | Sparse2to4, Tensor | None]:
     """Return the logical weights and scales of packed weights, exactly as they were packed."""
-    data, scale = launch(OP, b.data, b.scale, b.description, None)
-    return _shaped(b, data, scale)
+    data, scale, masks = launch(OP, b.data, b.scale, b.description, None)
+    return _shaped(b, data, scale, masks)
 
 
-def _shaped(b: PackedWeights, data: Tensor, scale: Tensor | None) -> tuple[Tensor, Tensor | None]:
+def _shaped(
+    b: PackedWeights, data: Tensor, scale: Tensor | None, masks: Tensor | None = None
+) -> tuple[Tensor | Sparse2to4, Tensor | None]:
     *lead, n, k = b.shape
-    torch._check(data.shape[0] == math.prod(b.shape) * b.dtype.itemsize // (2 if b.format == "fp4" else 1))
-    rows = data.view(b.dtype).view(*lead, n, k // 2 if b.format == "fp4" else k)
+    columns = k if b.format in ("f32", "bf16", "e4m3") else k // 2
+    torch._check(data.shape[0] == math.prod(lead) * n * columns * b.dtype.itemsize)
+    rows = data.view(b.dtype).view(*lead, n, columns)
     if b.scale is None or scale is None:
-        return rows, None
-    return rows, scale.view(*lead, -(-n // b.block[0]), -(-k // b.block[1]))
+        scale = None
+    else:
+        scale = scale.view(*lead, -(-n // b.block[0]), -(-k // b.block[1]))
+    if not b.format.endswith("_2to4") or masks is None:
+        return rows, scale
+    torch._check(masks.shape[0] == math.prod(lead) * n * -(-k // 8))
+    return Sparse2to4(rows, masks.view(*lead, n, -(-k // 8))), scale
 
 
-def reference(b: PackedWeights) -> tuple[Tensor, Tensor | None]:
+def reference(b: PackedWeights) -> tuple[Tensor | Sparse2to4, Tensor | None]:
     """Undo the reference of pack_weights step by step."""
-    *lead, n, k = b.shape
-    per_chunk = {"f32": 1, "bf16": 2, "e4m3": 4, "fp4": 8}[b.format]
+    data, masks = _unpack_sparse(b) if b.format.endswith("_2to4") else (_unpack_dense(b), None)
+    return _shaped(b, data, _unpack_scales(b), masks)
+
+
+def _parts(b: PackedWeights) -> list[int]:
+    """What K is cut into: the blocks that have a scale."""
+    k = b.shape[-1]
     length = max(min(b.block[1], k), 1) if b.scale is not None else max(k, 1)
-    parts = [min(length, k - s) for s in range(0, k, length)]
-    padded = [p + -p % max(per_chunk, 2) for p in parts]
-    experts = b.data.view(max(lead[0] if lead else 1, 0), -1) if b.data.numel() else b.data.view(0, 0)
-    rows = [_unpack_matrix(e, b.format, n, per_chunk, parts, padded) for e in experts]
-    data = torch.stack(rows) if rows else b.data
-    if b.scale is None:
-        return _shaped(b, data.reshape(-1), None)
-    bn, blocks = b.block[0], len(parts)
-    if bn % 16 == 0:
-        return _shaped(b, data.reshape(-1), b.scale)
+    return [min(length, k - s) for s in range(0, k, length)]
+
+
+def _unpack_scales(b: PackedWeights) -> Tensor | None:
+    if b.scale is None or b.block[0] % 16 == 0:
+        return b.scale
+    n, blocks = b.shape[-2], len(_parts(b))
     lanes = b.scale.view(-1, -(-n // 16), blocks, 16).transpose(-1, -2).reshape(-1, -(-n // 16) * 16, blocks)
-    return _shaped(b, data.reshape(-1), lanes[:, :n:bn].reshape(-1))
+    return lanes[:, : n : b.block[0]].reshape(-1)
+
+
+def _unpack_sparse(b: PackedWeights) -> tuple[Tensor, Tensor]:
+    n, k = b.shape[-2:]
+    vectors, fours, kept = -(-n // 16), k // 4, 32 * b.dtype.itemsize
+    experts = b.data.view(math.prod(b.shape[:-2]), -1)
+    panels = experts.split([min(4, vectors - v) * fours * (kept + 8) for v in range(0, vectors, 4)], 1)
+    x = torch.cat([p.unflatten(1, (fours, -1, kept + 8)).transpose(1, 2) for p in panels], 1)
+
+    def rows(of_columns: Tensor) -> Tensor:  # expert, vector, four, column, ... -> expert, row, four, ...
+        return of_columns.transpose(2, 3).flatten(1, 2)[:, :n].flatten(2)
+
+    values = rows(x[..., :kept].unflatten(-1, (16, -1)))
+    masks = rows(torch.stack([x[..., kept:] & 15, x[..., kept:] >> 4], -1).flatten(-2)[..., None])
+    masks = torch.nn.functional.pad(masks, (0, fours % 2))
+    return values.reshape(-1), (masks[..., 0::2] | masks[..., 1::2] << 4).reshape(-1)
+
+
+def _unpack_dense(b: PackedWeights) -> Tensor:
+    per_chunk = {"f32": 1, "bf16": 2, "e4m3": 4, "fp4": 8}[b.format]
+    parts = _parts(b)
+    padded = [p + -p % max(per_chunk, 2) for p in parts]
+    lead = b.shape[:-2]
+    experts = b.data.view(max(lead[0] if lead else 1, 0), -1) if b.data.numel() else b.data.view(0, 0)
+    rows = [_unpack_matrix(e, b.format, b.shape[-2], per_chunk, parts, padded) for e in experts]
+    return (torch.stack(rows) if rows else b.data).reshape(-1)
 
 
 def _unpack_matrix(
@@ -83,6 +119,7 @@ OP = Op(
     outs=(
         Out("data", "bytes", "u8", "the rows"),
         Out("scale", "scales", "b_scale", "the block scales"),
+        Out("masks", "masks", "u8", "the metadata of 2:4 weights, or nothing"),
     ),
     reference=reference,
     inputs=inputs,
@@ -90,7 +127,7 @@ OP = Op(
     bench_dims=packing.OP.bench_dims,
     spoil=lambda x: {"b": x["b"]._replace(data=x["b"].data ^ 1)},
     source="the layout of this library",
-    dynamic={"bytes": "", "scales": ""},
+    dynamic={"bytes": "", "scales": "", "masks": ""},
     hidden=(packed_option("E"),),
     bytes=packing.OP.bytes,
 )

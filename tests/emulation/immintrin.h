@@ -140,6 +140,13 @@ SK_OP Lanes<T> compress(uint64_t m, __m512i a) {
     if (m >> i & 1) r.at[n++] = x.at[i];
   return r;
 }
+// And back: to the lanes whose bit is set, in their order; zeros elsewhere.
+template <class T>
+SK_OP Lanes<T> expand(uint64_t m, __m512i a) {
+  const auto x = Lanes<T>::of(a);
+  int n = 0;
+  return lanes<T>([&](int i) { return m >> i & 1 ? x.at[n++] : T{}; });
+}
 // Lane by lane from V, of type From, to R, of type To.
 template <class To, class From, class R, class V>
 SK_OP R convert(const V& v) {
@@ -150,6 +157,12 @@ SK_OP R convert(const V& v) {
   for (unsigned i = 0; i < sizeof(V) / sizeof(From); ++i) to[i] = static_cast<To>(from[i]);
   R r;
   __builtin_memcpy(&r, to, sizeof to);
+  return r;
+}
+// Zeros above v.
+SK_OP __m512i extended(__m256i v) {
+  Lanes<uint8_t> r{};
+  __builtin_memcpy(&r, &v, sizeof v);
   return r;
 }
 // The low sizeof(R) bytes of v.
@@ -282,6 +295,8 @@ SK_OP __m512i ternary(__m512i a, __m512i b, __m512i c, int table) {
 #define _mm512_mask_mov_epi16(no, m, yes) __m512i(SK_EMU blend<int16_t>(m, no, yes))
 #define _mm512_mask_add_epi32(no, m, a, b) _mm512_mask_blend_epi32(m, no, _mm512_add_epi32(a, b))
 #define _mm512_maskz_compress_epi32(m, a) __m512i(SK_EMU compress<int32_t>(m, a))
+#define _mm512_maskz_expand_epi8(m, a) __m512i(SK_EMU expand<uint8_t>(m, a))
+#define _mm512_zextsi256_si512(a) (SK_EMU extended(a))
 #define _mm512_permutexvar_epi8(from, a) __m512i(SK_EMU permute<uint8_t>(from, a))
 #define _mm512_permutex2var_epi8(a, from, b) __m512i(SK_EMU permute<uint8_t>(a, from, b))
 #define _mm512_unpacklo_epi8(a, b) __m512i(SK_EMU unpack<uint8_t, false>(a, b))

@@ -2,6 +2,7 @@
 #include "core/parallel.h"
 #include "kernels/gemm/op.h"
 #include "simd/isa.h"
+#include "simd/loops.h"
 
 namespace sk::gemm_groups::SK_ISA {
 using namespace sk::simd::SK_ISA;
@@ -20,7 +21,7 @@ void finish(const Args& a, const float* c, int64_t row, int64_t rows, int64_t co
           const int64_t n = min(kLanes, columns - j);
           F32 x = load(c + r * gemm::kPanel + j);
           if (bias != nullptr) x = add(x, load(bias + column + j, n));
-          store(out + j, x, n);
+          store(out + j, one_nan(x), n);
         }
       }
     });

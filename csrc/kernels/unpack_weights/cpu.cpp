@@ -21,7 +21,8 @@ void run(const Args& a) {
   parallel_for(a.experts * panels, [&](int64_t item, int) {
     const int64_t e = item / panels, first = item % panels * width;
     const gemm::Weights w = a.weights.expert(e);
-    gemm::SK_ISA::unpack(w, first, min(width, w.vectors() - first), a.rows + e * w.n * a.row_bytes, a.row_bytes);
+    gemm::SK_ISA::unpack(w, first, min(width, w.vectors() - first), a.rows + e * w.n * a.row_bytes, a.row_bytes,
+                         a.masks != nullptr ? a.masks + e * w.n * w.mask_bytes() : nullptr);
     if (first != 0 || a.scale == nullptr) return;
     const int64_t at = e * ceil_div(w.n, w.block_n) * w.segments().count();
     if (w.scale_dtype == Dtype::f32)

@@ -10,6 +10,7 @@ struct Args {
   int64_t experts;
   uint8_t* rows;          // [experts, n, row_bytes]
   int64_t row_bytes;
+  uint8_t* masks;         // [experts, n, mask_bytes] of 2:4 weights, or null
   void* scale;            // [experts, ceil(n / block_n), segments] or null
 };
 

@@ -95,6 +95,7 @@ class Packed(nn.Module):
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
         name = prefix.removesuffix(".")
         weight, scale = self.value.unpack()
+        assert isinstance(weight, Tensor)  # nothing here is 2:4
         if scale is None:
             weight = weight.to(self.dtype)
         elif self.block is not None:
