@@ -9,6 +9,7 @@ from sparsekern.ops.gemm import OP as gemm
 from sparsekern.ops.grouped_gemm import OP as grouped_gemm
 from sparsekern.ops.grouped_gemm_masked import OP as grouped_gemm_masked
 from sparsekern.ops.hadamard import OP as hadamard
+from sparsekern.ops.indexer_logits import OP as indexer_logits
 from sparsekern.ops.kv_copy_pages import OP as kv_copy_pages
 from sparsekern.ops.kv_gather import OP as kv_gather
 from sparsekern.ops.kv_read import OP as kv_read
@@ -60,6 +61,7 @@ OPS: dict[str, Op] = {
         fused_moe,
         sparse_mla_prefill,
         sparse_attention,
+        indexer_logits,
         topk_per_row,
         merge_attn_states,
         kv_write,

@@ -224,7 +224,16 @@ class Op:
         hints = typing.get_type_hints(self.fn)
         names = [a.name for a in self.args]
         set_("name", self.fn.__name__)
-        set_("optional", frozenset(n for n in names if n not in parameters or parameters[n].default is None))
+        set_(
+            "optional",
+            frozenset(
+                n
+                for n in names
+                if n not in parameters
+                or parameters[n].default is None
+                or types.NoneType in typing.get_args(hints[n])
+            ),
+        )
         shown = [p for p in parameters.values() if p.name not in (*names, "out", "workspace")]
         set_("options", (*(_option(p, hints[p.name]) for p in shown), *self.hidden))
         set_(

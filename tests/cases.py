@@ -24,7 +24,11 @@ Args = dict[str, Any]
 # Rows that are nobody's are left as they are in `out=`.
 KEEPS_OUT = {"grouped_gemm_masked"}
 # Made of GEMM loops, which flush subnormals by decision (docs/numerics.md).
-FLUSHES = {op.name for op in OPS.values() if op.family == "gemm"} | {"sparse_mla_prefill", "sparse_attention"}
+FLUSHES = {op.name for op in OPS.values() if op.family == "gemm"} | {
+    "sparse_mla_prefill",
+    "sparse_attention",
+    "indexer_logits",
+}
 
 
 def weights_of(op: Op) -> list[str]:

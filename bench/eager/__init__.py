@@ -16,6 +16,7 @@ from torch import Tensor
 from .attention import merge_attn_states as merge_attn_states
 from .attention import sparse_attention as sparse_attention
 from .attention import sparse_mla_prefill as sparse_mla_prefill
+from .indexer import indexer_logits as indexer_logits
 from .indexer import topk_per_row as topk_per_row
 from .kv import kv_copy_pages as kv_copy_pages
 from .kv import kv_gather as kv_gather

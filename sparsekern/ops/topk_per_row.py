@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from sparsekern.backend import launch
+from sparsekern.ops._indexer import best_columns, outside, random_ranges
 from sparsekern.schema import Arg, Dims, Op, Out
 
 
@@ -30,25 +31,6 @@ def topk_per_row(
     """
     result: Tensor = launch(OP, scores, starts, ends, k, out)
     return result
-
-
-def best_columns(scores: Tensor, k: int) -> Tensor:
-    """Columns of the k largest, ascending, then -1; NaN and -inf are none."""
-    found = scores.masked_fill(scores.isnan(), -torch.inf).sort(dim=-1, descending=True, stable=True)
-    columns = found.indices[..., :k].masked_fill(found.values[..., :k] == -torch.inf, scores.shape[-1])
-    columns = torch.nn.functional.pad(columns.sort(-1).values, (0, max(0, k - scores.shape[-1])), value=-1)
-    return columns.masked_fill(columns == scores.shape[-1], -1).int()
-
-
-def outside(rows: int, columns: int, starts: Tensor | None, ends: Tensor | None) -> Tensor:
-    """Where a column is not in its row's range, [rows, columns]."""
-    column = torch.arange(columns).expand(rows, columns)
-    wrong = torch.zeros(rows, columns, dtype=torch.bool)
-    if starts is not None:
-        wrong |= column < starts[:, None]
-    if ends is not None:
-        wrong |= column >= ends[:, None]
-    return wrong
 
 
 def reference(scores: Tensor, *, k: int, starts: Tensor | None = None, ends: Tensor | None = None) -> Tensor:
@@ -74,8 +56,7 @@ def inputs(dims: Dims, rng: torch.Generator) -> dict[str, Any]:
         scores = scores.sort(-1).values
     x = {"scores": scores.to(torch.bfloat16 if dims.get("bf16") else torch.float32), "k": dims["k"]}
     if dims.get("ranges"):
-        ends = torch.randint(-2, n + 3, (m, 2), generator=rng).sort(-1).values.int()
-        x |= {"starts": ends[:, 0].contiguous(), "ends": ends[:, 1].contiguous()}
+        x |= random_ranges(m, n, rng)
     return x
 
 

@@ -1,7 +1,7 @@
 // out[r, :] = the columns of the k largest scores[r, first:last], ascending, then -1
 #pragma once
 #include "core/variant.h"
-#include "indexer/range.h"
+#include "indexer/problem.h"
 
 namespace sk::topk_per_row {
 

@@ -1,0 +1,47 @@
+// What the lightning indexer scores:
+//
+//   score[i, j] = k_scale[j] * sum_h weights[i, h] * relu(sum_d q[i, h, d] * k[j, d])
+//
+// The order of the sums, the same for every instruction set, tile and thread count: over d as in a GEMM
+// (gemm/gemm.h; FP4 in pieces of 32, each times both its scales), over h a chain of FMAs from zero.
+#pragma once
+#include "core/types.h"
+
+namespace sk::indexer {
+
+constexpr int64_t kFp4Group = 32;  // values that share a scale
+
+// The columns of a row that count, or the keys that a query sees.
+struct Range {
+  int32_t first, last;  // half open, 0 <= first <= last
+
+  int64_t size() const { return last - first; }
+};
+
+struct Queries {
+  const uint8_t* data;        // [rows, heads, dim] of dtype; u8 is FP4
+  Dtype dtype;
+  int64_t stride;             // bytes from head to head
+  Rows<const uint8_t> scale;  // of FP4: e8m0 [rows * heads, dim / 32]
+  Rows<const float> weights;  // [rows, heads]
+  int64_t rows, heads, dim;
+};
+
+// Keys of the queries' dtype, one after the other or in pages. A page is its keys, then their scales.
+struct Keys {
+  const uint8_t* data;
+  int64_t stride;         // bytes from key to key
+  const uint8_t* scale;   // f32 [keys], of FP4 e8m0 [keys, dim / 32]; null: none, or in pages
+  int64_t scale_bytes;    // of a key, 0: it has none
+  const int32_t* table;   // [sequences, table_stride] pages; null: no pages
+  int64_t table_stride, page_size, page_bytes, page_scale_bytes;  // page_scale_bytes: a key's, padding included
+};
+
+struct Problem {
+  Queries queries;
+  Keys keys;
+  const Range* ranges;      // [rows]
+  int64_t rows_a_sequence;  // consecutive queries with the same keys
+};
+
+}  // namespace sk::indexer
