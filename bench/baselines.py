@@ -24,6 +24,7 @@ from torch import Tensor
 from sparsekern.schema import Op
 
 from . import eager, roofline
+from .eager import indexer
 from .missing import Missing
 
 Call = Callable[[], Any]
@@ -343,6 +344,14 @@ def route_vllm(x: Arguments) -> Call:
     return lambda: ops.biased_topk_cpu(logits, logits, bias, top_k, True, "sigmoid", 0, scale, True)
 
 
+def topk_numpy(x: Arguments) -> Call:
+    """Numpy's argpartition, which has vector code of its own; any order, ties as they fall."""
+    np = numpy()
+    scores, k = x["scores"].float().numpy(), x["k"]
+    first = scores.shape[1] - k
+    return lambda: torch.from_numpy(np.argpartition(scores, first, axis=1)[:, first:]).int()
+
+
 INT8 = "weights and activations in int8: other numerics"
 NO_GROUPS = "looks at all experts: no group limit"
 
@@ -366,5 +375,10 @@ PEERS: dict[str, dict[str, Peer]] = {
     },
     "moe_permutation": {"numpy": Peer("stored", permutation_numpy, unlike=eager.UNLIKE["moe_permutation"])},
     "moe_gather": {"numpy": Peer("stored", gather_numpy, unlike=eager.UNLIKE["moe_gather"])},
+    "indexer_logits": {
+        "torch f32": Peer("stored", indexer.indexer_logits(torch.float32), roofline.FMA),
+        "torch bf16": Peer("stored", indexer.indexer_logits(torch.bfloat16)),
+    },
+    "topk_per_row": {"numpy": Peer("stored", topk_numpy, unlike="in any order")},
     "route_topk": {"vllm": Peer("stored", route_vllm, unlike=NO_GROUPS)},
 }

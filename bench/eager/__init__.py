@@ -16,7 +16,6 @@ from torch import Tensor
 from .attention import merge_attn_states as merge_attn_states
 from .attention import sparse_attention as sparse_attention
 from .attention import sparse_mla_prefill as sparse_mla_prefill
-from .indexer import indexer_logits as indexer_logits
 from .indexer import topk_per_row as topk_per_row
 from .kv import kv_copy_pages as kv_copy_pages
 from .kv import kv_gather as kv_gather
@@ -29,6 +28,7 @@ UNLIKE = {
     "moe_gather": "looks for no -1",
     "moe_combine": "looks for no -1",
     "moe_permutation": "pads no segments",
+    "topk_per_row": "in any order",
 }
 
 

@@ -1,9 +1,16 @@
-"""The lightning indexer as one would write it in PyTorch."""
+"""The lightning indexer as one would write it in PyTorch, on keys widened beforehand."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from typing import Any
+
 import torch
 from torch import Tensor
+
+from sparsekern.weights import dequantised
+
+PIECE = 4096  # keys whose products stay in the caches
 
 
 def topk_per_row(scores: Tensor, *, k: int) -> Tensor:
@@ -11,12 +18,32 @@ def topk_per_row(scores: Tensor, *, k: int) -> Tensor:
     return scores.topk(k, -1, sorted=False).indices.int()
 
 
-def indexer_logits(q: Tensor, k: Tensor, k_scale: Tensor | None, weights: Tensor) -> Tensor:
-    """Float32 products, which torch has fast everywhere, in pieces that stay in the caches; no ranges."""
-    logits = weights.new_empty(len(q), len(k))
-    queries = q.float()
-    for first in range(0, len(k), 4096):
-        keys = k[first : first + 4096].float()
+def widened(x: Mapping[str, Any], dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Queries [M, H, D], keys, their scales and weights."""
+    fp4 = x["q"].dtype == torch.uint8
+    q, k = (
+        dequantised(x["q"], x.get("q_scale"), (1, 32)),
+        dequantised(x["k"], x["k_scale"] if fp4 else None, (1, 32)),
+    )
+    scale = torch.ones(len(k)) if fp4 or x["k_scale"] is None else x["k_scale"]
+    return q.to(dtype), k.to(dtype), scale, x["weights"].to(dtype)
+
+
+def logits(q: Tensor, k: Tensor, scale: Tensor, weights: Tensor) -> Tensor:
+    """A product, relu and another product, piece by piece; every query sees all keys."""
+    out = scale.new_empty(len(q), len(k))
+    for first in range(0, len(k), PIECE):
+        part = slice(first, first + PIECE)
         for i, w in enumerate(weights):
-            torch.mv((keys @ queries[i].T).relu_(), w, out=logits[i, first : first + 4096])
-    return logits if k_scale is None else logits.mul_(k_scale)
+            out[i, part] = torch.mv((k[part] @ q[i].T).relu_(), w)
+    return out.mul_(scale)
+
+
+def indexer_logits(dtype: torch.dtype) -> Callable[[Mapping[str, Any]], Callable[[], Any]]:
+    """Scores by products of that dtype."""
+
+    def prepare(x: Mapping[str, Any]) -> Callable[[], Any]:
+        arguments = widened(x, dtype)
+        return lambda: logits(*arguments)
+
+    return prepare
