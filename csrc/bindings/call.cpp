@@ -278,6 +278,20 @@ void* Call::device_scratch(int64_t bytes) {
   kept_.push_back(new_tensor(Dtype::u8, 1, &size, device_, &memory));
   return memory.data;
 }
+
+void Call::zero_output(int i) {
+  const cuda::OnDevice device(device_);
+  cuda::fill_zeros(outs_[i].data, outs_[i].size() * size_of(outs_[i].dtype), current_stream(device_));
+}
+
+const float* Call::scales_on_device(int i) {
+  const TensorView& t = args_[i];
+  auto* const scales = static_cast<float*>(device_scratch(t.size() * size_of(Dtype::f32)));
+  const cuda::OnDevice device(device_);
+  cuda::widen_scales(t.as<const uint8_t>(), t.rows(), t.last(), t.row_stride(), scales, current_stream(device_));
+  cuda::check_launch();
+  return scales;
+}
 #endif
 
 Dtype Call::out_dtype(const OutSpec& spec) const {

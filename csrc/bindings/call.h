@@ -99,6 +99,8 @@ class Call {
   static constexpr bool kReadsValues = false;  // of tensors: that would wait for the device
   // Memory on the device that is free once the work queued so far and by this call is done.
   void* device_scratch(int64_t bytes);
+  void zero_output(int i);
+  const float* scales_on_device(int i);  // of e8m0, as contiguous floats
 #endif
   const char* implementation() const { return implementation_; }
   pybind11::object result();

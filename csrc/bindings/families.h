@@ -16,15 +16,17 @@ Family kv_family();
 Family indexer_family();
 
 #if defined(SK_CUDA)
-Family cuda_family();  // ops that need another binding there: they must not read what tensors hold
+// Ops that need another binding there: they must not read what tensors hold.
+Family cuda_moe_family();
+Family cuda_gemm_family();
 #endif
 
 inline std::vector<Family> families() {
   return {
 #if defined(SK_CUDA)
-      cuda_family(),
+      cuda_moe_family(), cuda_gemm_family(),
 #endif
-      quant_family(), moe_family(), gemm_family(), attention_family(), kv_family(), indexer_family(),
+      quant_family(),    moe_family(),       gemm_family(), attention_family(), kv_family(), indexer_family(),
   };
 }
 

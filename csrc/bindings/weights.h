@@ -86,12 +86,16 @@ inline Rows<const float> read_row_scales(Call& c, int arg) {
   if (!s.present()) return {nullptr, 0};
   if (s.dtype == Dtype::f32) return s.as_rows<const float>();
   const int64_t cols = s.last();
+#if defined(SK_CUDA)
+  return {c.scales_on_device(arg), cols};
+#else
   float* copy = c.scratch().take<float>(s.rows() * cols);
   for (int64_t r = 0; r < s.rows(); ++r)
     for (int64_t i = 0; i < cols; ++i)
       copy[r * cols + i] =
           __builtin_bit_cast(float, static_cast<uint32_t>(s.as<const uint8_t>()[r * s.row_stride() + i]) << 23);
   return {copy, cols};
+#endif
 }
 
 }  // namespace sk

@@ -24,6 +24,10 @@ OnDevice::~OnDevice() {
 
 void check_launch() { check(cudaGetLastError()); }
 
+void fill_zeros(void* p, int64_t bytes, void* stream) {
+  check(cudaMemsetAsync(p, 0, static_cast<size_t>(bytes), static_cast<cudaStream_t>(stream)));
+}
+
 std::string trouble() {
   int count = 0;
   const cudaError_t error = cudaGetDeviceCount(&count);

@@ -21,8 +21,12 @@ class OnDevice {
 
 void check_launch();  // throws std::runtime_error where the last launch failed
 
-// Indices of either width as contiguous int32; what int32 cannot hold becomes INT32_MIN. (csrc/cuda/indices.cu)
+// Indices of either width as contiguous int32; what int32 cannot hold becomes INT32_MIN. (csrc/cuda/convert.cu)
 void to_int32(const void* from, bool wide, int64_t rows, int64_t cols, int64_t stride, int32_t* to, void* stream);
+
+// Scales of e8m0 as floats.
+void widen_scales(const uint8_t* from, int64_t rows, int64_t cols, int64_t stride, float* to, void* stream);
+void fill_zeros(void* p, int64_t bytes, void* stream);
 
 struct Facts {
   std::string name;

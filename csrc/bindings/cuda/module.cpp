@@ -15,8 +15,8 @@ namespace {
 // Ops with a binding for devices, and those whose kernel folder has a cuda.cu: CMakeLists.txt names them.
 std::vector<std::string> kernels() {
   std::vector<std::string> names;
-  const auto& [first, count] = cuda_family();
-  for (int i = 0; i < count; ++i) names.emplace_back(first[i].name);
+  for (const auto& [first, count] : {cuda_moe_family(), cuda_gemm_family()})
+    for (int i = 0; i < count; ++i) names.emplace_back(first[i].name);
   std::istringstream folders(SK_CUDA_KERNELS);
   for (std::string name; folders >> name;)
     if (std::find(names.begin(), names.end(), name) == names.end()) names.push_back(name);

@@ -39,6 +39,6 @@ constexpr Binding kBindings[] = {
 
 }  // namespace
 
-Family cuda_family() { return {kBindings, std::size(kBindings)}; }
+Family cuda_moe_family() { return {kBindings, std::size(kBindings)}; }
 
 }  // namespace sk

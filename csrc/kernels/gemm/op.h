@@ -2,7 +2,7 @@
 // this.
 #pragma once
 #include "core/variant.h"
-#include "gemm/gemm.h"
+#include "gemm/device.h"
 
 namespace sk::gemm_groups {
 
@@ -21,6 +21,7 @@ struct Args {
   int64_t group_count, rows;   // rows of a and out
   const void* bias;            // [n] or null
   Dtype bias_dtype;
+  gemm::DeviceGroups on_device;  // instead, on a device
   void* out;                   // [rows, n]; rows of no group are left alone
   Dtype out_dtype;             // f32 or bf16
 };
