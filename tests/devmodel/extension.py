@@ -37,12 +37,19 @@ DEVICE_FLAGS = [
 
 def device_sources(ops: Sequence[str]) -> list[Path]:
     """What nvcc compiles for some ops."""
-    return sorted([*CSRC.glob("cuda/*.cu"), *(p for op in ops for p in CSRC.glob(f"kernels/{op}/cuda*.cu"))])
+    own = [p for op in ops for p in CSRC.glob(f"kernels/{KERNEL_OF.get(op, op)}/cuda*.cu")]
+    shared = [p for p in CSRC.glob("gemm/*.cu") if any("gemm/" in s.read_text() for s in own)]
+    return sorted({*CSRC.glob("cuda/*.cu"), *own, *shared})
 
 
-def kernel_folders() -> list[str]:
-    """The ops with a CUDA kernel of their own."""
-    return sorted({p.parent.name for p in CSRC.glob("kernels/*/cuda*.cu")})
+# Ops whose kernel is another op's.
+KERNEL_OF = {"grouped_gemm": "gemm", "grouped_gemm_masked": "gemm"}
+
+
+def ops_on_cuda() -> list[str]:
+    """The ops that have a CUDA kernel."""
+    folders = {p.parent.name for p in CSRC.glob("kernels/*/cuda*.cu")}
+    return sorted(folders | {op for op, folder in KERNEL_OF.items() if folder in folders})
 
 
 def _headers(*suffixes: str) -> str:
@@ -98,7 +105,7 @@ def binding_objects(arch: str, ops: Sequence[str]) -> list[Path]:
     sources += [*sorted(CSRC.glob("bindings/cuda/*.cpp")), *sorted(CSRC.glob("core/*.cpp"))]
     defines = [
         "-DSK_CUDA",
-        f'-DSK_CUDA_KERNELS="{" ".join(ops)}"',
+        f'-DSK_CUDA_KERNELS="{" ".join(sorted({KERNEL_OF.get(op, op) for op in ops}))}"',
         f'-DSK_CUDA_ARCHS="model of {arch}"',
     ]
     headers = _headers(".h")
@@ -145,7 +152,7 @@ class ModelGpu:
     """The module and its device. `run` calls an op as users do, on tensors that `put` has moved over."""
 
     def __init__(self, arch: str = "sm_80", ops: Sequence[str] | None = None) -> None:
-        path = build(arch, kernel_folders() if ops is None else ops)
+        path = build(arch, ops_on_cuda() if ops is None else ops)
         self.device = Device(path)
         self.device.set_architecture(int("".join(c for c in arch if c.isdigit())))
         self.module = _load(path)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from cases import expected, inputs, mapped
+from cases import expected, inputs, mapped, of_rows, rows_of
 from test_golden import FOLDER, checker
 from test_golden import cases as golden_cases
 from torch import Tensor
@@ -14,17 +14,26 @@ from torch import Tensor
 from sparsekern.catalogue import OPS
 from sparsekern.schema import Dims, Op, as_tuple
 from sparsekern.testing import assert_close, assert_same_bits, strided
+from sparsekern.weights import Sparse2to4
 
 from .build import ROOT, nvcc
-from .extension import ModelGpu, kernel_folders
+from .extension import ModelGpu, ops_on_cuda
 
 pytestmark = pytest.mark.devmodel
 SCHEDULES = [("fifo", 1), ("lifo", 1), ("random", 1), ("random", 2)]
-ON_CUDA = [OPS[name] for name in kernel_folders() if name in OPS]
+ON_CUDA = [OPS[name] for name in ops_on_cuda() if name in OPS]
+# Sizes that cross the edges of tiles, which the records' do not.
+LARGER = {
+    "gemm": [
+        {"M": m, "N": 264, "K": 336, "a": a, "b": b} for m in (13, 130) for a in (1, 2) for b in (1, 2, 3)
+    ],
+    "grouped_gemm": [{"P": 300, "N": 130, "K": 272, "E": 5, "a": a, "b": b} for a in (1, 2) for b in (2, 3)],
+    "grouped_gemm_masked": [{"E": 3, "Mmax": 80, "N": 130, "K": 272, "a": a, "b": 2} for a in (1, 2)],
+}
 CASES = [
     pytest.param(op, dims, id=f"{op.name}-" + "_".join(f"{k}{v}" for k, v in dims.items()))
     for op in ON_CUDA
-    for dims in op.test_dims
+    for dims in (*op.test_dims, *LARGER.get(op.name, ()))
 ]
 
 
@@ -42,6 +51,13 @@ def with_sizes(op: Op, x: dict[str, Any], want: Any) -> dict[str, Any]:
         if option and x.get(option) is None:
             named = next(o.name for o in op.outs if op.forms[o.name][0].terms[0] == (symbol,))
             x[option] = len(as_tuple(want)[[o.name for o in op.outs].index(named)])
+    return x
+
+
+def served(x: dict[str, Any]) -> dict[str, Any]:
+    """The call, unless CUDA kernels do not take such arguments."""
+    if any(isinstance(v, Sparse2to4) for v in x.values()):
+        pytest.skip("2:4 weights have no CUDA kernel yet")
     return x
 
 
@@ -67,27 +83,44 @@ def run(gpu: ModelGpu, op: Op, x: dict[str, Any]) -> Any:
 @pytest.mark.parametrize(("op", "dims"), CASES)
 def test_matches_reference(gpu: ModelGpu, op: Op, dims: Dims, schedule: tuple[str, int]) -> None:
     want = expected(op, dims)
-    x = with_sizes(op, inputs(op, dims), want)
+    x = served(with_sizes(op, inputs(op, dims), want))
     gpu.device.configure(schedule[0], seed=schedule[1])
     got = run(gpu, op, x)
     assert_close(got, want, op.max_err)
-    assert_same_bits(got, op.fn(**x), "beside the CPU:")
+    if op.family != "gemm":
+        assert_same_bits(got, op.fn(**x), "beside the CPU:")
 
 
 @pytest.mark.parametrize(("op", "dims"), CASES)
 def test_strided_rows_and_wider_indices(gpu: ModelGpu, op: Op, dims: Dims) -> None:
-    x = with_sizes(op, inputs(op, dims), expected(op, dims))
-    want = op.fn(**x)
+    x = served(with_sizes(op, inputs(op, dims), expected(op, dims)))
+    gpu.device.configure("fifo")
+    want = run(gpu, op, x)
     for a in op.args:
         t = x.get(a.name)
         if isinstance(t, Tensor) and a.layout == "rows" and len(a.forms) == 1:
             index = t.dtype == torch.int32 and not any(a.name in o.dtype.split() for o in op.outs)
             x[a.name] = strided(t.long() if index else t)
     gpu.device.configure("random", seed=3)
-    assert_same_bits(run(gpu, op, x), want)
+    got = run(gpu, op, x)
+    if op.family == "gemm":  # rows that cannot be copied 16 bytes at a time go another way
+        assert_close(got, want, op.max_err)
+    else:
+        assert_same_bits(got, want)
 
 
-GOLDEN = [p for p in golden_cases() if p.values[0] is None or p.values[0]["op"] in kernel_folders()]
+@pytest.mark.parametrize(("op", "dims"), [p for p in CASES if p.values[0].rows])
+def test_row_depends_on_itself_alone(gpu: ModelGpu, op: Op, dims: Dims) -> None:
+    x = served(inputs(op, dims))
+    gpu.device.configure("fifo")
+    want = of_rows(op, run(gpu, op, x))
+    n = len(x[op.rows[0]])
+    parts = [rows_of(op, x, slice(a, b)) for a, b in ((0, n // 9), (n // 9, n))]
+    got = [of_rows(op, run(gpu, op, part)) for part in parts]
+    assert_same_bits(tuple(map(torch.cat, zip(*got, strict=True))), want, "split:")
+
+
+GOLDEN = [p for p in golden_cases() if p.values[0] is None or p.values[0]["op"] in ops_on_cuda()]
 
 
 @pytest.mark.parametrize("case", GOLDEN)
@@ -103,4 +136,4 @@ def test_golden(gpu: ModelGpu, case: dict[str, Any]) -> None:
 
 def test_documentation_names_every_kernel() -> None:
     told = (ROOT / "docs" / "cuda.md").read_text()
-    assert {*re.findall(r"^\| `(\w+)` \|", told, re.MULTILINE)} == {*kernel_folders()}
+    assert {*re.findall(r"^\| `(\w+)` \|", told, re.MULTILINE)} == {*ops_on_cuda()}

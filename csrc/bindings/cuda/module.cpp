@@ -2,24 +2,22 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
-#include <algorithm>
 #include <sstream>
 
 #include "bindings/cuda/device.h"
 #include "bindings/dispatch.h"
-#include "bindings/families.h"
 
 namespace sk {
 namespace {
 
-// Ops with a binding for devices, and those whose kernel folder has a cuda.cu: CMakeLists.txt names them.
+// Ops whose kernel folder has a cuda.cu, as CMakeLists.txt names them, and those that share such a kernel.
 std::vector<std::string> kernels() {
   std::vector<std::string> names;
-  for (const auto& [first, count] : {cuda_moe_family(), cuda_gemm_family()})
-    for (int i = 0; i < count; ++i) names.emplace_back(first[i].name);
   std::istringstream folders(SK_CUDA_KERNELS);
-  for (std::string name; folders >> name;)
-    if (std::find(names.begin(), names.end(), name) == names.end()) names.push_back(name);
+  for (std::string name; folders >> name;) {
+    names.push_back(name);
+    if (name == "gemm") names.insert(names.end(), {"grouped_gemm", "grouped_gemm_masked"});
+  }
   return names;
 }
 

@@ -21,9 +21,9 @@ struct Args {
   int64_t group_count, rows;   // rows of a and out
   const void* bias;            // [n] or null
   Dtype bias_dtype;
-  gemm::DeviceGroups on_device;  // instead, on a device
   void* out;                   // [rows, n]; rows of no group are left alone
   Dtype out_dtype;             // f32 or bf16
+  gemm::DeviceGroups on_device;  // instead of groups, on a device
 };
 
 SK_CPU_VARIANTS
