@@ -27,6 +27,12 @@ from sparsekern.ops.kv_write import kv_write as kv_write
 from sparsekern.ops.layer_norm import layer_norm as layer_norm
 from sparsekern.ops.merge_attn_states import AttentionState as AttentionState
 from sparsekern.ops.merge_attn_states import merge_attn_states as merge_attn_states
+from sparsekern.ops.mhc_head import mhc_head as mhc_head
+from sparsekern.ops.mhc_post import mhc_post as mhc_post
+from sparsekern.ops.mhc_post_pre import MhcPostPre as MhcPostPre
+from sparsekern.ops.mhc_post_pre import mhc_post_pre as mhc_post_pre
+from sparsekern.ops.mhc_pre import MhcPre as MhcPre
+from sparsekern.ops.mhc_pre import mhc_pre as mhc_pre
 from sparsekern.ops.moe_combine import moe_combine as moe_combine
 from sparsekern.ops.moe_gather import moe_gather as moe_gather
 from sparsekern.ops.moe_permutation import Permutation as Permutation
@@ -39,6 +45,7 @@ from sparsekern.ops.rms_norm import rms_norm as rms_norm
 from sparsekern.ops.route_hash import route_hash as route_hash
 from sparsekern.ops.route_topk import Routing as Routing
 from sparsekern.ops.route_topk import route_topk as route_topk
+from sparsekern.ops.sinkhorn import sinkhorn as sinkhorn
 from sparsekern.ops.sparse_attention import Attention as Attention
 from sparsekern.ops.sparse_attention import sparse_attention as sparse_attention
 from sparsekern.ops.sparse_mla_prefill import sparse_mla_prefill as sparse_mla_prefill

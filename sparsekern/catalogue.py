@@ -16,6 +16,10 @@ from sparsekern.ops.kv_read import OP as kv_read
 from sparsekern.ops.kv_write import OP as kv_write
 from sparsekern.ops.layer_norm import OP as layer_norm
 from sparsekern.ops.merge_attn_states import OP as merge_attn_states
+from sparsekern.ops.mhc_head import OP as mhc_head
+from sparsekern.ops.mhc_post import OP as mhc_post
+from sparsekern.ops.mhc_post_pre import OP as mhc_post_pre
+from sparsekern.ops.mhc_pre import OP as mhc_pre
 from sparsekern.ops.moe_combine import OP as moe_combine
 from sparsekern.ops.moe_gather import OP as moe_gather
 from sparsekern.ops.moe_permutation import OP as moe_permutation
@@ -26,6 +30,7 @@ from sparsekern.ops.quantize_fp8_blocks import OP as quantize_fp8_blocks
 from sparsekern.ops.rms_norm import OP as rms_norm
 from sparsekern.ops.route_hash import OP as route_hash
 from sparsekern.ops.route_topk import OP as route_topk
+from sparsekern.ops.sinkhorn import OP as sinkhorn
 from sparsekern.ops.sparse_attention import OP as sparse_attention
 from sparsekern.ops.sparse_mla_prefill import OP as sparse_mla_prefill
 from sparsekern.ops.sparsify_2to4 import OP as sparsify_2to4
@@ -68,6 +73,11 @@ OPS: dict[str, Op] = {
         kv_read,
         kv_gather,
         kv_copy_pages,
+        sinkhorn,
+        mhc_pre,
+        mhc_post,
+        mhc_post_pre,
+        mhc_head,
     )
 }
 

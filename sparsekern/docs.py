@@ -18,6 +18,7 @@ FAMILIES = {
     "indexer": "Lightning indexer",
     "attention": "Attention",
     "kv": "Paged KV cache",
+    "mhc": "Hyper-connections",
 }
 HEAD = """\
 # The ops

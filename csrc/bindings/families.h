@@ -14,6 +14,7 @@ Family gemm_family();
 Family attention_family();
 Family kv_family();
 Family indexer_family();
+Family hyper_family();
 
 #if defined(SK_CUDA)
 // Ops that need another binding there: they must not read what tensors hold.
@@ -26,7 +27,8 @@ inline std::vector<Family> families() {
 #if defined(SK_CUDA)
       cuda_moe_family(), cuda_gemm_family(),
 #endif
-      quant_family(),    moe_family(),       gemm_family(), attention_family(), kv_family(), indexer_family(),
+      quant_family(),    moe_family(),       gemm_family(),    attention_family(),
+      kv_family(),       hyper_family(),     indexer_family(),
   };
 }
 
