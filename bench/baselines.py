@@ -379,6 +379,10 @@ PEERS: dict[str, dict[str, Peer]] = {
         "torch f32": Peer("stored", indexer.indexer_logits(torch.float32), roofline.FMA),
         "torch bf16": Peer("stored", indexer.indexer_logits(torch.bfloat16)),
     },
+    "indexer_topk": {
+        "torch f32": Peer("stored", indexer.indexer_topk(torch.float32), roofline.FMA, "in any order"),
+        "logits, then top-k": Peer("stored", indexer.in_two_steps),
+    },
     "topk_per_row": {"numpy": Peer("stored", topk_numpy, unlike="in any order")},
     "route_topk": {"vllm": Peer("stored", route_vllm, unlike=NO_GROUPS)},
 }

@@ -20,6 +20,9 @@ from sparsekern.ops.grouped_gemm import grouped_gemm as grouped_gemm
 from sparsekern.ops.grouped_gemm_masked import grouped_gemm_masked as grouped_gemm_masked
 from sparsekern.ops.hadamard import hadamard as hadamard
 from sparsekern.ops.indexer_logits import indexer_logits as indexer_logits
+from sparsekern.ops.indexer_logits_paged import indexer_logits_paged as indexer_logits_paged
+from sparsekern.ops.indexer_topk import indexer_topk as indexer_topk
+from sparsekern.ops.indexer_topk_paged import indexer_topk_paged as indexer_topk_paged
 from sparsekern.ops.kv_copy_pages import kv_copy_pages as kv_copy_pages
 from sparsekern.ops.kv_gather import kv_gather as kv_gather
 from sparsekern.ops.kv_read import kv_read as kv_read

@@ -10,6 +10,9 @@ from sparsekern.ops.grouped_gemm import OP as grouped_gemm
 from sparsekern.ops.grouped_gemm_masked import OP as grouped_gemm_masked
 from sparsekern.ops.hadamard import OP as hadamard
 from sparsekern.ops.indexer_logits import OP as indexer_logits
+from sparsekern.ops.indexer_logits_paged import OP as indexer_logits_paged
+from sparsekern.ops.indexer_topk import OP as indexer_topk
+from sparsekern.ops.indexer_topk_paged import OP as indexer_topk_paged
 from sparsekern.ops.kv_copy_pages import OP as kv_copy_pages
 from sparsekern.ops.kv_gather import OP as kv_gather
 from sparsekern.ops.kv_read import OP as kv_read
@@ -67,7 +70,10 @@ OPS: dict[str, Op] = {
         sparse_mla_prefill,
         sparse_attention,
         indexer_logits,
+        indexer_logits_paged,
         topk_per_row,
+        indexer_topk,
+        indexer_topk_paged,
         merge_attn_states,
         kv_write,
         kv_read,

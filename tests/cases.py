@@ -28,6 +28,9 @@ FLUSHES = {op.name for op in OPS.values() if op.family == "gemm"} | {
     "sparse_mla_prefill",
     "sparse_attention",
     "indexer_logits",
+    "indexer_topk",
+    "indexer_logits_paged",
+    "indexer_topk_paged",
 }
 
 

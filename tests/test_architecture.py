@@ -139,6 +139,8 @@ SHARED = {
     "grouped_gemm": "gemm",
     "grouped_gemm_masked": "gemm",
     "sparse_mla_prefill": "sparse_attention",
+    "indexer_logits_paged": "indexer_logits",
+    "indexer_topk_paged": "indexer_topk",
 }
 
 

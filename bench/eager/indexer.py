@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+import sparsekern
 from sparsekern.weights import dequantised
 
 PIECE = 4096  # keys whose products stay in the caches
@@ -47,3 +48,21 @@ def indexer_logits(dtype: torch.dtype) -> Callable[[Mapping[str, Any]], Callable
         return lambda: logits(*arguments)
 
     return prepare
+
+
+def indexer_topk(dtype: torch.dtype) -> Callable[[Mapping[str, Any]], Callable[[], Any]]:
+    """All scores, then torch's top-k."""
+
+    def prepare(x: Mapping[str, Any]) -> Callable[[], Any]:
+        arguments, k = widened(x, dtype), x["k_top"]
+        return lambda: topk_per_row(logits(*arguments), k=k)
+
+    return prepare
+
+
+def in_two_steps(x: Mapping[str, Any]) -> Callable[[], Any]:
+    """Our scores, then our top-k, both into memory that is there."""
+    k_top, keys = x["k_top"], {name: value for name, value in x.items() if name != "k_top"}
+    scores = sparsekern.indexer_logits(**keys)
+    best = sparsekern.topk_per_row(scores, k=k_top)
+    return lambda: sparsekern.topk_per_row(sparsekern.indexer_logits(**keys, out=scores), k=k_top, out=best)

@@ -2,6 +2,7 @@
 #include "bindings/families.h"
 #include "indexer/problem.h"
 #include "kernels/indexer_logits/op.h"
+#include "kernels/indexer_topk/op.h"
 #include "kernels/topk_per_row/op.h"
 
 namespace sk {
@@ -94,6 +95,125 @@ void indexer_logits(Call& c) {
                                     .cols = cols});
 }
 
+constexpr int64_t kWorkspace = 32 << 20;  // bytes, where max_workspace_bytes is None
+
+// Keys in pages, of which every query of a sequence sees the first; at most `limit` where that is not negative.
+indexer::Problem read_pages(Call& c, int64_t limit) {
+  enum { kQ, kCache, kWeights, kLens, kTable, kQScale };
+  const indexer::Queries q = read_queries(c, kQ, kQScale, kWeights);
+  const TensorView &cache = c.arg(kCache), &lens = c.arg(kLens);
+  const int64_t pages = cache.shape[0], page_size = cache.shape[1], entry = cache.last();
+  const bool fp4 = q.dtype == Dtype::u8, quantised = fp4 || q.dtype == Dtype::e4m3;
+  if ((quantised ? Dtype::u8 : q.dtype) != cache.dtype)
+    fail("cache is ", cache.dtype == Dtype::u8 ? "uint8" : kDtypeNames[static_cast<int>(cache.dtype)], ", expected ",
+         quantised ? "uint8" : kDtypeNames[static_cast<int>(q.dtype)], " for q of ",
+         kDtypeNames[static_cast<int>(q.dtype)]);
+  const int64_t key_bytes = fp4 ? q.dim / 2 : q.dim * size_of(q.dtype);
+  const int64_t expected = quantised ? key_bytes + 4 : q.dim;
+  if (entry != expected)
+    fail("cache has entries of ", entry, ", expected ", expected, " for keys of ", q.dim, fp4 ? " FP4" : "",
+         " values", quantised ? " with their scales" : "");
+  if (fp4 && q.dim > 4 * indexer::kFp4Group)
+    fail("q has heads of ", q.dim, " values, expected at most ", 4 * indexer::kFp4Group, ": a key has four scales");
+  if (page_size < 1) fail("cache has pages of 0 keys, expected at least 1");
+
+  const int64_t batch = c.size("B"), n = c.size("n"), table_size = c.size("max_pages"),
+                reach = table_size * page_size;
+  check_columns("block_table", reach);
+  const int32_t* const table = c.indices(kTable);
+  indexer::Range* const ranges = c.scratch().take<indexer::Range>(batch * n);
+  for (int64_t b = 0; b < batch; ++b) {
+    int64_t most = 0;
+    for (int64_t t = 0; t < n; ++t) {
+      const int64_t at = lens.rank == 1 ? b : b * lens.row_stride() + t, len = index_at(lens, at);
+      if (len > reach)
+        fail("context_lens[", b, lens.rank == 1 ? "" : ", " + std::to_string(t), "] is ", len, ", expected at most ",
+             reach, ": ", table_size, " pages of ", page_size, " keys");
+      int64_t seen = max(0, lens.rank == 1 ? max(len, 0) - n + t + 1 : len);
+      if (limit >= 0) seen = min(seen, limit);
+      ranges[b * n + t] = {0, static_cast<int32_t>(seen)};
+      most = max(most, seen);
+    }
+    for (int64_t i = 0; i < ceil_div(most, page_size); ++i)
+      if (const int32_t page = table[b * table_size + i]; page < 0 || page >= pages)
+        fail("block_table[", b, ", ", i, "] is ", index_at(c.arg(kTable), b * c.arg(kTable).row_stride() + i),
+             ", expected 0 to ", pages - 1);
+  }
+  const int64_t scale_bytes = !quantised ? 0 : fp4 ? ceil_div(q.dim, indexer::kFp4Group) : 4;
+  return {.queries = q,
+          .keys = {.data = cache.as<const uint8_t>(),
+                   .stride = key_bytes,
+                   .scale = nullptr,
+                   .scale_bytes = scale_bytes,
+                   .table = table,
+                   .table_stride = table_size,
+                   .page_size = page_size,
+                   .page_bytes = page_size * entry * size_of(cache.dtype),
+                   .page_scale_bytes = 4},
+          .ranges = ranges,
+          .rows_a_sequence = max(n, 1)};
+}
+
+void indexer_logits_paged(Call& c) {
+  enum { kMaxContextLen };
+  if (!c.option(kMaxContextLen).present) c.set_size("max_context_len", c.size("max_pages") * c.size("page_size"));
+  const int64_t cols = c.size("max_context_len");
+  if (cols < 0) fail("max_context_len is ", cols, ", expected at least 0");
+  check_columns("max_context_len", cols);
+  const indexer::Problem problem = read_pages(c, cols);
+  c.make_outputs();
+  c.run(indexer_logits::kVariants, {.problem = problem, .out = c.out(0).as<float>(), .cols = cols});
+}
+
+// Runs indexer_topk: option k_option is k_top, then come max_workspace_bytes and candidates.
+void choose_keys(Call& c, const indexer::Problem& problem, int64_t cols, int k_option, bool physical) {
+  const int64_t k = c.integer(k_option);
+  const OptionValue &limit = c.option(k_option + 1), &candidates = c.option(k_option + 2);
+  check_count("k_top", k);
+  int64_t most_keys = 0;
+  for (int64_t r = 0; r < problem.queries.rows; ++r) most_keys = max(most_keys, problem.ranges[r].size());
+  indexer::Choice choice = {.k = max(1, min(k, most_keys)), .block = 0, .blocks = 0};
+  if (candidates.present) {
+    choice.block = candidates.integers[0];
+    choice.blocks = max(1, min(candidates.integers[1], ceil_div(cols, choice.block)));
+  }
+  const int64_t bytes = limit.present ? limit.integer : kWorkspace;
+  const int64_t least = indexer::plan_workspace(problem, choice, most_keys, true, 1, 0).bytes;
+  if (bytes < least)
+    fail("max_workspace_bytes is ", bytes, limit.present ? "" : " by default", ", expected at least ", least,
+         " at these sizes");
+  c.make_outputs();
+  c.run(indexer_topk::kVariants, {.problem = problem,
+                                  .choice = choice,
+                                  .out = c.out(0).as<int32_t>(),
+                                  .columns = k,
+                                  .most_keys = most_keys,
+                                  .limit = bytes,
+                                  .physical = physical});
+}
+
+void indexer_topk(Call& c) {
+  enum { kQ, kK, kKScale, kWeights, kStarts, kEnds, kQScale };
+  enum { kKTop };
+  const indexer::Queries q = read_queries(c, kQ, kQScale, kWeights);
+  const indexer::Keys keys = read_keys(c, q, kK, kKScale);
+  const int64_t cols = c.size("N");
+  check_columns("k", cols);
+  const indexer::Problem problem = {.queries = q,
+                                    .keys = keys,
+                                    .ranges = read_ranges(c, kStarts, kEnds, q.rows, cols),
+                                    .rows_a_sequence = max(q.rows, 1)};
+  choose_keys(c, problem, cols, kKTop, false);
+}
+
+void indexer_topk_paged(Call& c) {
+  enum { kKTop, kMaxWorkspace, kCandidates, kPhysical };
+  const indexer::Problem problem = read_pages(c, -1);
+  const int64_t slots = c.size("pages") * c.size("page_size");
+  if (c.flag(kPhysical)) check_columns("cache", slots);
+  choose_keys(c, problem, c.size("max_pages") * c.size("page_size"), kKTop, c.flag(kPhysical));
+}
+
 void topk_per_row(Call& c) {
   enum { kScores, kStarts, kEnds };
   enum { kK };
@@ -113,6 +233,12 @@ void topk_per_row(Call& c) {
 
 constexpr Binding kBindings[] = {
     {"indexer_logits", "q k k_scale weights starts ends q_scale", &indexer_logits},
+    {"indexer_topk", "q k k_scale weights starts ends q_scale k_top max_workspace_bytes candidates", &indexer_topk},
+    {"indexer_logits_paged", "q cache weights context_lens block_table q_scale max_context_len",
+     &indexer_logits_paged},
+    {"indexer_topk_paged",
+     "q cache weights context_lens block_table q_scale k_top max_workspace_bytes candidates physical",
+     &indexer_topk_paged},
     {"topk_per_row", "scores starts ends k", &topk_per_row},
 };
 

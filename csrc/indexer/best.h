@@ -4,14 +4,13 @@
 // then on only what is larger than the last of these can be among the best. NaN and -inf never are. However the
 // stream is cut, and whatever was guessed beforehand, the result is the same: the order is total.
 #pragma once
+#include "indexer/memory.h"
 #include "simd/isa.h"
 
 namespace sk::indexer::SK_ISA {
 using namespace sk::simd::SK_ISA;
 
 constexpr float kInfinity = __builtin_inff();
-constexpr int64_t kBlock = 1024;          // numbers taken between two looks at the room that is left
-constexpr int64_t kStride = 4 * kLanes;  // numbers counted at once
 
 // Integers in the order of the numbers; -0 is just below 0.
 SK_INLINE int32_t key_of(float x) {
@@ -21,21 +20,6 @@ SK_INLINE int32_t key_of(float x) {
 SK_INLINE float number_of(int32_t key) { return __builtin_bit_cast(float, key ^ (key >> 31 & INT32_MAX)); }
 // The largest number less than x > -inf.
 SK_INLINE float just_below(float x) { return number_of(key_of(x == 0 ? -0.0f : x) - 1); }
-
-struct Best {
-  float* numbers;    // [room]
-  int32_t* indices;  // [room]
-  int64_t k, room;
-  int64_t count;     // candidates
-  float above;       // what is not larger than this is none
-};
-
-constexpr int64_t room_for(int64_t k) { return round_up(2 * k + kBlock, kStride) + kStride; }
-constexpr int64_t bytes_for(int64_t k) { return room_for(k) * 8; }
-SK_INLINE Best make_best(uint8_t* memory, int64_t k, float above) {
-  const int64_t room = room_for(k);
-  return {reinterpret_cast<float*>(memory), reinterpret_cast<int32_t*>(memory) + room, k, room, 0, above};
-}
 
 // --- the worst of the best
 
@@ -142,6 +126,15 @@ SK_INLINE void offer(Best& b, const T* x, int64_t n, const IndexAt& index_at) {
     }
     b.count = numbers - b.numbers;
   }
+}
+
+// Consecutive ones.
+SK_INLINE auto from(int64_t first) {
+  return [=](int64_t i) { return add(lane_numbers(), splat_i(static_cast<int32_t>(first + i))); };
+}
+// The candidates of another, which come after all before.
+static void offer_best(Best& b, const Best& other) {
+  offer(b, other.numbers, other.count, [&](int64_t i) { return load(other.indices + i); });
 }
 
 // The best in the order in which they came, -1 where there are none; n >= k places.

@@ -1,53 +1,22 @@
 // Scores of keys, 64 at a time: a GEMM of all heads of some queries with them, whose sums are then weighed. Included
 // by kernels, inside the namespace of an instruction set.
 
-#include "gemm/operand.h"
-
+using indexer::Buffers;
+using indexer::Group;
 using indexer::Keys;
+using indexer::kTile;
+using indexer::Memory;
+using indexer::Plan;
 using indexer::Problem;
 using indexer::Queries;
 using indexer::Range;
 
-constexpr int64_t kTile = gemm::kPanel;  // keys
-constexpr int64_t kRows = 256;           // heads of queries that meet a tile together: their sums stay near
-constexpr int64_t kWorthThreads = 1 << 20;  // products below which waking threads costs more than it saves
 constexpr float kNoScore = -__builtin_inff();
 
-// How a problem is cut, the same for all workers.
-struct Plan {
-  gemm::Format format;
-  gemm::Segments depth;  // how dim is laid out
-  int64_t scales;        // of a row, where it is FP4
-  bool as_f32;           // what rows of queries are multiplied as
-  int64_t stride;        // elements of such a row
-  int64_t queries;       // that meet a tile together, at most
-  int64_t groups_a_sequence;
-};
-
-static Plan make_plan(const Problem& p) {
-  const Queries& q = p.queries;
-  const gemm::Format format = q.dtype == Dtype::f32    ? gemm::Format::f32
-                              : q.dtype == Dtype::bf16 ? gemm::Format::bf16
-                              : q.dtype == Dtype::e4m3 ? gemm::Format::e4m3
-                                                       : gemm::Format::e2m1;
-  const bool fp4 = format == gemm::Format::e2m1;
-  const gemm::Segments depth(format, q.dim, fp4 ? indexer::kFp4Group : 0);
-  const int64_t queries = max(1, min(p.rows_a_sequence, kRows / q.heads));
-  return {.format = format,
-          .depth = depth,
-          .scales = fp4 ? depth.count() : 0,
-          .as_f32 = gemm::SK_ISA::multiplies_f32(q.dtype),
-          .stride = spread_stride(depth.total()),
-          .queries = queries,
-          .groups_a_sequence = ceil_div(p.rows_a_sequence, queries)};
+static Plan plan_for(const Problem& p, int64_t most_queries = INT64_MAX) {
+  return indexer::make_plan(p, gemm::SK_ISA::multiplies_f32(p.queries.dtype), most_queries);
 }
 
-// Queries that meet keys together.
-struct Group { int64_t sequence, first, count; };
-static Group group_at(const Plan& plan, const Problem& p, int64_t i) {
-  const int64_t in_sequence = i % plan.groups_a_sequence * plan.queries, sequence = i / plan.groups_a_sequence;
-  return {sequence, sequence * p.rows_a_sequence + in_sequence, min(plan.queries, p.rows_a_sequence - in_sequence)};
-}
 // From the first to the last key that one of them sees.
 static Range seen_by(const Problem& p, const Group& g) {
   Range seen = {INT32_MAX, 0};
@@ -57,39 +26,6 @@ static Range seen_by(const Problem& p, const Group& g) {
     seen.last = static_cast<int32_t>(max(seen.last, p.ranges[r].last));
   }
   return seen.first < seen.last ? seen : Range{0, 0};
-}
-
-// The memory of one worker.
-struct Buffers {
-  uint8_t* rows;      // [queries * heads, stride] for the GEMM
-  float* row_scales;  // [queries * heads, scales]
-  float* sums;        // [queries * heads, kTile]
-  float* scores;      // [queries, kTile]
-  uint8_t *keys, *key_scales;  // of a tile that lies in pages
-  uint8_t* gemm;
-};
-
-// Memory in pieces; without any, only how much it takes.
-struct Memory {
-  uint8_t* data;
-  int64_t used;
-};
-template <class T>
-static void take(Memory& m, T*& piece, int64_t count) {
-  piece = m.data == nullptr ? nullptr : reinterpret_cast<T*>(m.data + m.used);
-  m.used += round_up(count * static_cast<int64_t>(sizeof(T)), 64);
-}
-static Buffers take_buffers(const Plan& plan, const Problem& p, Memory& m) {
-  const int64_t rows = plan.queries * p.queries.heads;
-  Buffers b;
-  take(m, b.rows, rows * plan.stride * (plan.as_f32 ? 4 : 2));
-  take(m, b.row_scales, rows * plan.scales);
-  take(m, b.sums, rows * kTile);
-  take(m, b.scores, plan.queries * kTile);
-  take(m, b.keys, p.keys.table == nullptr ? 0 : kTile * p.keys.stride);
-  take(m, b.key_scales, p.keys.table == nullptr ? 0 : kTile * p.keys.scale_bytes);
-  take(m, b.gemm, gemm::kScratchBytes);
-  return b;
 }
 
 // --- queries

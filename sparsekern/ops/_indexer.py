@@ -45,6 +45,22 @@ def best_columns(scores: Tensor, k: int) -> Tensor:
     return best.masked_fill(best == columns, -1).int()
 
 
+def best_keys(scores: Tensor, k: int, candidates: tuple[int, int] | None) -> Tensor:
+    """Columns of the k largest, of all or of the best blocks."""
+    rows, columns = scores.shape
+    if candidates is None or columns == 0:
+        return best_columns(scores, k)
+    block, count = candidates
+    known = scores.masked_fill(scores.isnan(), -torch.inf)
+    padded = torch.nn.functional.pad(known, (0, -columns % block), value=-torch.inf)
+    blocks = padded.view(rows, padded.shape[1] // block, block)
+    chosen = best_columns(blocks.amax(-1), count)
+    kept = torch.zeros(rows, blocks.shape[1] + 1, dtype=torch.bool)
+    kept.scatter_(1, chosen.masked_fill(chosen < 0, blocks.shape[1]).long(), True)
+    column = torch.arange(columns).expand(rows, columns)
+    return best_columns(known.masked_fill(~kept.gather(1, column // block), -torch.inf), k)
+
+
 def quantised(x: Tensor, kind: str, name: str, *, scaled: bool = True) -> dict[str, Tensor | None]:
     """Rows of x as the argument `name`, with its scales where there are any."""
     if kind in ("f32", "bf16"):
@@ -52,19 +68,33 @@ def quantised(x: Tensor, kind: str, name: str, *, scaled: bool = True) -> dict[s
     if kind == "fp4":
         codes, scale = quantize_fp4(x)
         return {name: codes, f"{name}_scale": scale}
-    scale = x.abs().amax(-1).clamp_min(1e-4) / 448
     if not scaled:  # a query's scale is part of its weights
-        return {name: (x / 8).to(torch.float8_e4m3fn)}
+        return {name: x.to(torch.float8_e4m3fn)}
+    scale = x.abs().amax(-1).clamp_min(1e-4) / 448
     return {name: (x / scale[..., None]).to(torch.float8_e4m3fn), f"{name}_scale": scale}
 
 
 def random_queries(m: int, dims: Dims, rng: torch.Generator) -> dict[str, Any]:
     """Queries [m, H, D] and weights; "wild" puts NaN, infinity and zeros among the weights."""
-    weights = torch.randn(m, dims["H"], generator=rng)
+    weights = normal((m, dims["H"]), dims, rng)
     if dims.get("wild") and m > 2:
         weights[0, 0], weights[1, 0], weights[2] = torch.nan, torch.inf, -0.0
-    x = torch.randn(m, dims["H"], dims["D"], generator=rng)
+    x = normal((m, dims["H"], dims["D"]), dims, rng)
     return {**quantised(x, KINDS[dims["kind"]], "q", scaled=False), "weights": weights}
+
+
+def random_keys(n: int, dims: Dims, rng: torch.Generator) -> dict[str, Any]:
+    """Keys [n, D] of the queries' kind."""
+    x = {"k_scale": None, **quantised(normal((n, dims["D"]), dims, rng), KINDS[dims["kind"]], "k")}
+    if dims.get("exact") and dims["kind"] == 2:
+        x["k_scale"] = torch.exp2(torch.randint(-2, 2, (n,), generator=rng).float())
+    return x
+
+
+def normal(shape: tuple[int, ...], dims: Dims, rng: torch.Generator) -> Tensor:
+    """Normal numbers; "exact": small integers, whose sums are exact in any order, and tie."""
+    x = torch.randn(shape, generator=rng)
+    return x.round().clamp(-2, 2) if dims.get("exact") else x
 
 
 def random_ranges(m: int, n: int, rng: torch.Generator) -> dict[str, Tensor]:

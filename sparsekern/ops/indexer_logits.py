@@ -10,9 +10,8 @@ from torch import Tensor
 from sparsekern.backend import launch
 from sparsekern.ops._indexer import (
     KEY_BYTES,
-    KINDS,
     outside,
-    quantised,
+    random_keys,
     random_queries,
     random_ranges,
     scores,
@@ -67,8 +66,7 @@ def inputs(dims: Dims, rng: torch.Generator) -> dict[str, Any]:
     """Normal queries and keys of one kind. "garbage": the last key is, and nobody sees it; "wild": all do."""
     m, n = dims["M"], dims["N"]
     x = random_queries(m, dims, rng)
-    x |= quantised(torch.randn(n, dims["D"], generator=rng), KINDS[dims["kind"]], "k")
-    x.setdefault("k_scale", None)
+    x |= random_keys(n, dims, rng)
     if dims.get("ranges"):
         x |= random_ranges(m, n, rng)
     if dims.get("garbage") or dims.get("wild"):
@@ -78,18 +76,20 @@ def inputs(dims: Dims, rng: torch.Generator) -> dict[str, Any]:
     return x
 
 
+ARGS = (
+    Arg("q", "M H D", "f32 bf16 e4m3 fp4", "queries, H heads each"),
+    Arg("k", "N D", "f32 bf16 e4m3 fp4", "keys, in the dtype of q"),
+    Arg("k_scale", "N | N D/32", "f32 e8m0", "of FP8 keys [N], of FP4 keys [N, D/32]", layout="dense"),
+    Arg("weights", "M H", "f32", "of the heads; with a query's scale, if it has one"),
+    Arg("starts", "M", "i32", "first key that a query sees"),
+    Arg("ends", "M", "i32", "key after the last that it sees"),
+    Arg("q_scale", "M H D/32", "e8m0", "of FP4 queries"),
+)
+
 OP = Op(
     fn=indexer_logits,
     family="indexer",
-    args=(
-        Arg("q", "M H D", "f32 bf16 e4m3 fp4", "queries, H heads each"),
-        Arg("k", "N D", "f32 bf16 e4m3 fp4", "keys, in the dtype of q"),
-        Arg("k_scale", "N | N D/32", "f32 e8m0", "of FP8 keys [N], of FP4 keys [N, D/32]", layout="dense"),
-        Arg("weights", "M H", "f32", "of the heads; with a query's scale, if it has one"),
-        Arg("starts", "M", "i32", "first key that a query sees"),
-        Arg("ends", "M", "i32", "key after the last that it sees"),
-        Arg("q_scale", "M H D/32", "e8m0", "of FP4 queries"),
-    ),
+    args=ARGS,
     outs=(Out("out", "M N", "f32", "scores"),),
     reference=reference,
     inputs=inputs,

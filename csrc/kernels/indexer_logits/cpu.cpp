@@ -1,6 +1,6 @@
 #include "core/arena.h"
 #include "core/parallel.h"
-#include "gemm/gemm.h"
+#include "indexer/plan.h"
 #include "kernels/indexer_logits/op.h"
 #include "simd/isa.h"
 #include "simd/small_floats.h"
@@ -22,16 +22,15 @@ void fill(float* x, int64_t first, int64_t last) {
 void run(const Args& a) {
   const Problem& p = a.problem;
   if (p.queries.rows == 0 || a.cols == 0) return;
-  const Plan plan = make_plan(p);
+  const Plan plan = plan_for(p);
   const int64_t spans = ceil_div(a.cols, kSpan);
-  const int64_t groups = p.queries.rows / p.rows_a_sequence * plan.groups_a_sequence;
   Memory need{};
   take_buffers(plan, p, need);
   Scratch scratch;
   uint8_t* const workers = scratch.take<uint8_t>(threads() * need.used);
 
   parallel_for(
-      groups * spans,
+      plan.groups(p) * spans,
       [&](int64_t i, int worker) {
         const Group g = group_at(plan, p, i / spans);
         const Range seen = seen_by(p, g);
@@ -53,7 +52,7 @@ void run(const Args& a) {
               store(a.out + (g.first + r) * a.cols + j + v, load(b.scores + r * kTile + v), n - v);
         }
       },
-      p.queries.rows * p.queries.heads * p.queries.dim * a.cols >= kWorthThreads);
+      p.queries.rows * p.queries.heads * p.queries.dim * a.cols >= indexer::kWorthThreads);
 }
 
 }  // namespace sk::indexer_logits::SK_ISA
