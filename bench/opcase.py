@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 import sparsekern
-from sparsekern.schema import Dims, Op, as_tuple, block_size
+from sparsekern.schema import Dims, Op, as_tuple
+from sparsekern.shapes import block_size
 from sparsekern.testing import seeded
 from sparsekern.weights import Sparse2to4
 

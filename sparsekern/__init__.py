@@ -48,6 +48,8 @@ from sparsekern.ops.rms_norm import rms_norm as rms_norm
 from sparsekern.ops.route_hash import route_hash as route_hash
 from sparsekern.ops.route_topk import Routing as Routing
 from sparsekern.ops.route_topk import route_topk as route_topk
+from sparsekern.ops.router_gather import RoutedTokens as RoutedTokens
+from sparsekern.ops.router_gather import router_gather as router_gather
 from sparsekern.ops.sinkhorn import sinkhorn as sinkhorn
 from sparsekern.ops.sparse_attention import Attention as Attention
 from sparsekern.ops.sparse_attention import sparse_attention as sparse_attention

@@ -199,7 +199,7 @@ def _check_out(
         sizes = [
             t.shape[0]
             for o, t in zip(op.outs, given, strict=True)
-            if isinstance(t, Tensor) and t.dim() and op.forms[o.name][0].terms[0] == (symbol,)
+            if isinstance(t, Tensor) and t.dim() and op.shapes[o.name].terms[0] == (symbol,)
         ]
         known.setdefault(symbol, sizes[0] if sizes else 0)
     specs = op.result_specs(tensors, options, known)

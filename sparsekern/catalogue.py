@@ -33,6 +33,7 @@ from sparsekern.ops.quantize_fp8_blocks import OP as quantize_fp8_blocks
 from sparsekern.ops.rms_norm import OP as rms_norm
 from sparsekern.ops.route_hash import OP as route_hash
 from sparsekern.ops.route_topk import OP as route_topk
+from sparsekern.ops.router_gather import OP as router_gather
 from sparsekern.ops.sinkhorn import OP as sinkhorn
 from sparsekern.ops.sparse_attention import OP as sparse_attention
 from sparsekern.ops.sparse_mla_prefill import OP as sparse_mla_prefill
@@ -61,6 +62,7 @@ OPS: dict[str, Op] = {
         moe_permutation,
         moe_gather,
         moe_combine,
+        router_gather,
         pack_weights,
         unpack_weights,
         gemm,

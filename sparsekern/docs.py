@@ -9,7 +9,8 @@ from collections.abc import Iterable
 
 import torch
 
-from sparsekern.schema import DTYPES, Arg, Op, Option, Out, Shape
+from sparsekern.schema import DTYPES, Arg, Op, Option, Out
+from sparsekern.shapes import Shape
 
 FAMILIES = {
     "quant": "Quantisation, activation and normalisation",

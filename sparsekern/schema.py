@@ -7,17 +7,18 @@ against it; `Op.bind` repeats the check in Python when a call was refused, to sa
 
 from __future__ import annotations
 
-import ast
 import inspect
 import itertools
 import types
 import typing
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
+
+from sparsekern.shapes import Rpn, Shape, block_size, evaluate, is_rows
 
 Dims = Mapping[str, int]
 
@@ -40,7 +41,8 @@ NAME_OF = {dtype: name for name, dtype in DTYPES.items()}
 # Stored as bytes: FP4 holds two values a byte, so its last dimension counts double.
 STORED_AS = {"fp4": "u8"}
 # How options spell dtypes.
-SPELLED = {"fp32": "f32", "ue8m0": "e8m0"}
+SPELLED = {"fp32": "f32", "ue8m0": "e8m0", "fp8": "e4m3"}
+
 # Wider or older spellings that an argument of this dtype takes too.
 ALSO_TAKES = {"e8m0": ("u8",), "i32": ("i64",)}
 
@@ -60,65 +62,10 @@ class UnsupportedError(RuntimeError):
     """No implementation of the op can run here."""
 
 
-# --- shapes ------------------------------------------------------------------------------------------------
-
-_OPERATORS = {ast.Add: "+", ast.Sub: "-", ast.Mult: "*", ast.Div: "/"}
-Rpn = tuple[str | int, ...]  # reverse polish: symbols, integers, operators; "/" rounds up
-
-
-def _parse(term: str) -> Rpn:
-    def walk(node: ast.expr) -> Rpn:
-        if isinstance(node, ast.BinOp):
-            return (*walk(node.left), *walk(node.right), _OPERATORS[type(node.op)])
-        if isinstance(node, ast.Name):
-            return (node.id,)
-        assert isinstance(node, ast.Constant) and isinstance(node.value, int), term
-        return (node.value,)
-
-    return walk(ast.parse(term, mode="eval").body)
-
-
-def evaluate(rpn: Rpn, dims: Mapping[str, Any]) -> Any:
-    """The value of a shape term; works on symbolic sizes too.
-
-    Raises:
-        KeyError: a symbol has no value yet.
-    """
-    stack: list[Any] = []
-    for item in rpn:
-        if isinstance(item, str) and item in "+-*/":
-            b, a = stack.pop(), stack.pop()
-            stack.append(
-                a + b if item == "+" else a - b if item == "-" else a * b if item == "*" else -(-a // b)
-            )
-        else:
-            stack.append(dims[item] if isinstance(item, str) else item)
-    return stack[0]
-
-
-def block_size(size: int, blocks: int) -> int | None:
-    """The power of two g with ceil(size / g) == blocks; None if there is none."""
-    g = 1
-    while -(-size // g) > max(blocks, 1):
-        g *= 2
-    return g if -(-size // g) == blocks or size == 0 else None
-
-
-@dataclass(frozen=True, slots=True)
-class Shape:
-    """Terms such as "E N/128 2*I"; a leading "..." stands for any leading dimensions."""
-
-    text: str
-    batched: bool = field(init=False)
-    terms: tuple[Rpn, ...] = field(init=False)
-
-    def __post_init__(self) -> None:
-        words = self.text.split()
-        object.__setattr__(self, "batched", words[:1] == ["..."])
-        object.__setattr__(self, "terms", tuple(map(_parse, words[self.batched :])))
-
-    def __str__(self) -> str:
-        return "(" + ", ".join(self.text.split()) + ")"
+def dtype_named(choice: str | None) -> str:
+    """The dtype that an option's value names, "" for none."""
+    word = SPELLED.get(choice or "", choice or "")
+    return word if word in CODES else ""
 
 
 # --- the record --------------------------------------------------------------------------------------------
@@ -159,12 +106,17 @@ class Arg:
 
 @dataclass(frozen=True, slots=True)
 class Out:
-    """A result. `dtype` names a dtype, an argument or an option; of several, the first that is set."""
+    """A result. `dtype` names a dtype, an argument or an option; of several, the first that is set.
+
+    An option is set where its value names a dtype. A call has no such result where nothing is set, nor where
+    the option `when` is not.
+    """
 
     name: str
     shape: str
     dtype: str
     doc: str
+    when: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,7 +166,8 @@ class Op:
     name: str = field(init=False)
     options: tuple[Option, ...] = field(init=False)
     optional: frozenset[str] = field(init=False)
-    forms: Mapping[str, tuple[Shape, ...]] = field(init=False)
+    forms: Mapping[str, tuple[Shape, ...]] = field(init=False)  # of arguments
+    shapes: Mapping[str, Shape] = field(init=False)  # of results
 
     def __post_init__(self) -> None:
         def set_(name: str, value: object) -> None:  # the way to fill in a frozen record
@@ -236,10 +189,11 @@ class Op:
         )
         shown = [p for p in parameters.values() if p.name not in (*names, "out", "workspace")]
         set_("options", (*(_option(p, hints[p.name]) for p in shown), *self.hidden))
-        set_(
-            "forms",
-            {**{a.name: a.forms for a in self.args}, **{o.name: (Shape(o.shape),) for o in self.outs}},
-        )
+        set_("forms", {a.name: a.forms for a in self.args})
+        set_("shapes", {o.name: Shape(o.shape) for o in self.outs})
+
+    def _all_shapes(self) -> Iterator[Shape]:
+        return itertools.chain(*self.forms.values(), self.shapes.values())
 
     # -- checking in Python: the readable twin of `csrc/bindings/call.cpp` --
 
@@ -255,7 +209,7 @@ class Op:
             if options[o.name] is not None and o.symbols:
                 value = options[o.name]
                 dims.update(zip(o.symbols, (value,) if o.kind == "int" else value, strict=True))
-        for term in (t for forms in self.forms.values() for shape in forms for t in shape.terms):
+        for term in (t for shape in self._all_shapes() for t in shape.terms):
             for symbol, operator in itertools.pairwise(term):
                 if operator == "/" and isinstance(symbol, str) and dims.get(symbol, 1) < 1:
                     raise ShapeError(f"{self.name}: {symbol} is {dims[symbol]}, expected at least 1")
@@ -356,7 +310,7 @@ class Op:
         """Shape and dtype of every result; None for one that this call does not have."""
         specs: list[tuple[tuple[Any, ...], torch.dtype] | None] = []
         for out in self.outs:
-            (shape,), dtype = self.forms[out.name], self._out_dtype(out, tensors, options)
+            shape, dtype = self.shapes[out.name], self._out_dtype(out, tensors, options)
             if dtype == "none":
                 specs.append(None)
                 continue
@@ -368,7 +322,7 @@ class Op:
         return specs
 
     def _out_dtype(self, out: Out, tensors: Mapping[str, Tensor | None], options: Mapping[str, Any]) -> str:
-        for word in out.dtype.split():
+        for word in out.dtype.split() if not out.when or dtype_named(options[out.when]) else ():
             if word in CODES or word in STORED_AS:
                 return word
             value = options[word] if word in options else tensors[word]
@@ -378,16 +332,17 @@ class Op:
                 if value not in NAME_OF:
                     raise DtypeError(f"{self.name}: {word} is {value}, which is not a result dtype")
                 return NAME_OF[value]
-            if isinstance(value, str):
-                return SPELLED.get(value, value)
+            if isinstance(value, str) and (named := dtype_named(value)):
+                return named
         return "none"  # made from an argument that is not there
 
     # -- what `_C` is told, once --
 
     def compiled(self) -> tuple[Any, ...]:
         """The record as plain tuples; `csrc/bindings/schema.cpp` reads it."""
-        shapes = [shape for forms in self.forms.values() for shape in forms]
-        words = {s for shape in shapes for term in shape.terms for s in term if isinstance(s, str)}
+        words = {
+            s for shape in self._all_shapes() for term in shape.terms for s in term if isinstance(s, str)
+        }
         set_by_options = [s for o in self.options for s in o.symbols]
         symbols = list(dict.fromkeys([*set_by_options, *sorted(words - {*"+-*/"})]))
         codes = {"+": 2, "-": 3, "*": 4, "/": 5}
@@ -412,7 +367,7 @@ class Op:
             ]  # fmt: skip
 
         def choice_codes(o: Option) -> list[int]:  # what dtype a choice names, -1 for none
-            return [CODES.get(SPELLED.get(c, c), -1) for c in o.choices]
+            return [CODES.get(dtype_named(c), -1) for c in o.choices]
 
         return (
             self.name,
@@ -428,7 +383,11 @@ class Op:
                  o not in self.hidden)
                 for o in self.options
             ],
-            [(o.name, dtype_rule(o), "fp4" in o.dtype.split(), shape(Shape(o.shape))) for o in self.outs],
+            [
+                (o.name, dtype_rule(o), options.index(o.when) if o.when else -1, "fp4" in o.dtype.split(),
+                 shape(self.shapes[o.name]))
+                for o in self.outs
+            ],
             self.result,
         )  # fmt: skip
 
@@ -438,14 +397,6 @@ class _Known(dict[str, Any]):
 
     def __missing__(self, key: str) -> int:
         return -1
-
-
-def is_rows(shape: Sequence[int], stride: Sequence[int]) -> bool:
-    """Whether the last dimension is contiguous and one stride walks all leading ones."""
-    if shape[-1] > 1 and stride[-1] != 1:
-        return False
-    leading = [(n, s) for n, s in zip(shape[:-1], stride[:-1], strict=True) if n > 1]
-    return all(s == inner * n for (_, s), (n, inner) in itertools.pairwise(leading))
 
 
 def overlap(a: Tensor, b: Tensor) -> bool:

@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from sparsekern.schema import DTYPES, NAME_OF, Arg, DtypeError, Option, ShapeError, block_size
+from sparsekern.schema import DTYPES, NAME_OF, Arg, DtypeError, Option, ShapeError
+from sparsekern.shapes import block_size
 
 FORMATS = ("f32", "bf16", "e4m3", "fp4", "bf16_2to4", "e4m3_2to4")  # by their numbers in csrc/gemm/gemm.h
 BYTES = (4.0, 2.0, 1.0, 0.53, 1.125, 0.625)  # of a weight, scales included

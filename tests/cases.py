@@ -16,6 +16,7 @@ import sparsekern
 from sparsekern import backend
 from sparsekern.catalogue import OPS
 from sparsekern.schema import Dims, Op, as_tuple
+from sparsekern.shapes import Shape
 from sparsekern.testing import cpu_isas, guarded, outcome, raw, seeded
 from sparsekern.weights import PackedWeights
 
@@ -172,18 +173,16 @@ def takes_out(op: Op) -> bool:
     return "out" in inspect.signature(op.fn).parameters
 
 
-def first_term(op: Op, name: str) -> Any:
+def first_term(shape: Shape) -> Any:
     """What the first dimension of an argument or result is called."""
-    shape = op.forms[name][0]
     return "..." if shape.batched else shape.terms[0] if shape.terms else None
 
 
 def of_rows(op: Op, result: Any) -> tuple[Tensor, ...]:
     """The results that have one entry for each entry of the arguments `op.rows`."""
     pairs = zip(as_tuple(result), op.outs, strict=True)
-    return tuple(
-        t for t, o in pairs if t is not None and first_term(op, o.name) == first_term(op, op.rows[0])
-    )
+    rows = first_term(op.forms[op.rows[0]][0])
+    return tuple(t for t, o in pairs if t is not None and first_term(op.shapes[o.name]) == rows)
 
 
 def rows_of(op: Op, x: Mapping[str, Any], rows: Any) -> Args:

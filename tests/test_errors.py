@@ -177,7 +177,7 @@ def test_wrong_out(op: Op) -> None:
     for i, good in enumerate(results):
         if good is None:
             continue
-        shared = any(s in op.dynamic for term in op.forms[op.outs[i].name][0].terms for s in term)
+        shared = any(s in op.dynamic for term in op.shapes[op.outs[i].name].terms for s in term)
         label = "out" if len(op.outs) == 1 or shared else op.outs[i].name  # who is wrong, where two disagree?
         other = torch.float64 if good.dtype != torch.float64 else torch.float32
         bad = {

@@ -294,16 +294,24 @@ const float* Call::scales_on_device(int i) {
 }
 #endif
 
+// The dtype that an option names; other: it names none.
+Dtype Call::dtype_of_option(int i) const {
+  const OptionValue& o = options_[i];
+  if (!o.present) return Dtype::other;
+  const OptionSpec& spec = schema_.options[static_cast<size_t>(i)];
+  if (spec.kind == OptionKind::dtype) return static_cast<Dtype>(o.integer);
+  const int named = spec.choice_dtypes[static_cast<size_t>(o.integer)];
+  return named < 0 ? Dtype::other : static_cast<Dtype>(named);
+}
+
+// other: the call has no such result.
 Dtype Call::out_dtype(const OutSpec& spec) const {
+  if (spec.when >= 0 && dtype_of_option(spec.when) == Dtype::other) return Dtype::other;
   for (const auto& [source, which] : spec.dtype) {
-    if (source == OutSpec::kFixed) return static_cast<Dtype>(which);
-    if (source == OutSpec::kArg) return args_[which].dtype;
-    const OptionValue& o = options_[which];
-    if (!o.present) continue;
-    const OptionSpec& option = schema_.options[static_cast<size_t>(which)];
-    if (option.kind == OptionKind::dtype) return static_cast<Dtype>(o.integer);
-    const int named = option.choice_dtypes[static_cast<size_t>(o.integer)];
-    return named < 0 ? Dtype::other : static_cast<Dtype>(named);  // other: the call has no such result
+    const Dtype dtype = source == OutSpec::kFixed ? static_cast<Dtype>(which)
+                        : source == OutSpec::kArg ? args_[which].dtype
+                                                  : dtype_of_option(which);
+    if (dtype != Dtype::other) return dtype;
   }
   return Dtype::other;
 }

@@ -115,6 +115,7 @@ class Call {
   bool fits(const ArgSpec& spec, const TensorView& t);
   int64_t evaluate(const Term& term) const;
   int symbol(const char* name) const;
+  Dtype dtype_of_option(int i) const;
   Dtype out_dtype(const OutSpec& spec) const;
   void take_output(size_t i, PyObject* value, Dtype dtype, int rank, const int64_t* shape);
 

@@ -1,5 +1,6 @@
 // Routing, permutation and combination.
 #include <cmath>
+#include <cstring>
 
 #include "bindings/families.h"
 #include "bindings/indices.h"
@@ -8,54 +9,22 @@
 #include "kernels/moe_permutation/op.h"
 #include "kernels/route_hash/op.h"
 #include "kernels/route_topk/op.h"
+#include "kernels/router_gather/op.h"
 
 namespace sk {
 namespace {
 
 namespace py = pybind11;
 
-moe::Weighing weighing(const Call& c, int scoring, int renormalize, int scale) {
-  if (!std::isfinite(c.real(scale))) fail("scale is ", c.real(scale), ", expected a finite number");
-  return {static_cast<moe::Scoring>(c.integer(scoring)), c.flag(renormalize), c.real(scale)};
-}
-
-void route_topk(Call& c) {
-  enum { kLogits, kBias };
-  enum { kTopK, kScoring, kNGroup, kTopkGroup, kRenormalize, kScale };
-  const TensorView& logits = c.arg(kLogits);
-  const int64_t experts = logits.last(), k = c.integer(kTopK), groups = c.integer(kNGroup),
-                kept = c.integer(kTopkGroup);
-  if (experts > moe::kMaxExperts) fail("logits has ", experts, " experts, expected at most ", moe::kMaxExperts);
-  if (groups < 1 || experts % groups != 0)
-    fail("n_group is ", groups, ", expected a divisor of the ", experts, " experts");
-  if (kept < 1 || kept > groups) fail("topk_group is ", kept, ", expected 1 to n_group = ", groups);
-  const int64_t eligible = experts / groups * kept;
-  if (k < 1 || k > min(eligible, moe::kMaxTopK))
-    fail("top_k is ", k, ", expected 1 to ", min(eligible, moe::kMaxTopK),
-         eligible < moe::kMaxTopK && kept < groups ? ", the experts in topk_group groups" : "");
-  const moe::Weighing how = weighing(c, kScoring, kRenormalize, kScale);
-  c.make_outputs();
-  c.run(route_topk::kVariants,
-        {.logits = logits.as_rows<const void>(),
-         .dtype = logits.dtype,
-         .weights = c.out(0).as<float>(),
-         .ids = c.out(1).as<int32_t>(),
-         .tokens = logits.rows(),
-         .experts = experts,
-         .selection = {.bias = c.arg(kBias).as<const float>(), .top_k = k, .n_group = groups, .topk_group = kept},
-         .weighing = how});
-}
-
-void route_hash(Call& c) {
-  enum { kLogits, kTokenIds, kTable };
-  enum { kScoring, kRenormalize, kScale };
-  const TensorView &logits = c.arg(kLogits), &table = c.arg(kTable);
-  const int64_t tokens = logits.rows(), experts = logits.last(), k = table.last();
+// The experts of each token as the table has them: [tokens, k] of scratch. The table is large: only its rows in use
+// are looked at.
+const int32_t* look_up(Call& c, int token_ids_arg, int table_arg, int64_t experts) {
+  const TensorView& table = c.arg(table_arg);
+  const int64_t tokens = c.arg(token_ids_arg).last(), k = table.last();
   if (k > moe::kMaxTopK) fail("table has ", k, " experts a token, expected at most ", moe::kMaxTopK);
-  const moe::Weighing how = weighing(c, kScoring, kRenormalize, kScale);
-  const int32_t* token_ids = c.indices(kTokenIds);
-  check_range(c, kTokenIds, "token_ids", token_ids, 0, table.rows());
-  int32_t* chosen = c.scratch().take<int32_t>(tokens * k);  // the table is large: only its rows in use are read
+  const int32_t* token_ids = c.indices(token_ids_arg);
+  check_range(c, token_ids_arg, "token_ids", token_ids, 0, table.rows());
+  int32_t* chosen = c.scratch().take<int32_t>(tokens * k);
   for (int64_t t = 0; t < tokens; ++t)
     for (int64_t j = 0; j < k; ++j) {
       const int64_t id = given(table, token_ids[t], j);
@@ -63,53 +32,199 @@ void route_hash(Call& c) {
         fail("table[", token_ids[t], ", ", j, "] is ", id, ", expected 0 to ", experts - 1);
       chosen[t * k + j] = static_cast<int32_t>(id);
     }
+  return chosen;
+}
+
+moe::Weighing weighing(const Call& c, moe::Scoring scoring, int renormalize, int scale) {
+  if (!std::isfinite(c.real(scale))) fail("scale is ", c.real(scale), ", expected a finite number");
+  return {scoring, c.flag(renormalize), c.real(scale)};
+}
+
+// `experts_of` has them as columns; options come in the order top_k, (scoring), n_group, topk_group.
+moe::Selection selection(const Call& c, const char* experts_of, int64_t experts, int bias, int top_k, int n_group) {
+  const int64_t k = c.integer(top_k), groups = c.integer(n_group), kept = c.integer(n_group + 1);
+  if (experts > moe::kMaxExperts) fail(experts_of, " has ", experts, " experts, expected at most ", moe::kMaxExperts);
+  if (groups < 1 || experts % groups != 0)
+    fail("n_group is ", groups, ", expected a divisor of the ", experts, " experts");
+  if (kept < 1 || kept > groups) fail("topk_group is ", kept, ", expected 1 to n_group = ", groups);
+  const int64_t eligible = experts / groups * kept;
+  if (k < 1 || k > min(eligible, moe::kMaxTopK))
+    fail("top_k is ", k, ", expected 1 to ", min(eligible, moe::kMaxTopK),
+         eligible < moe::kMaxTopK && kept < groups ? ", the experts in topk_group groups" : "");
+  return {.bias = c.arg(bias).as<const float>(), .top_k = k, .n_group = groups, .topk_group = kept};
+}
+
+moe::Logits logits_of(const TensorView& t) { return {t.as_rows<const void>(), t.dtype, t.last()}; }
+
+void route_topk(Call& c) {
+  enum { kLogits, kBias };
+  enum { kTopK, kScoring, kNGroup, kTopkGroup, kRenormalize, kScale };
+  const TensorView& logits = c.arg(kLogits);
+  const moe::Selection how = selection(c, "logits", logits.last(), kBias, kTopK, kNGroup);
+  const moe::Weighing weigh = weighing(c, static_cast<moe::Scoring>(c.integer(kScoring)), kRenormalize, kScale);
+  c.make_outputs();
+  c.run(route_topk::kVariants, {.logits = logits_of(logits),
+                                .tokens = logits.rows(),
+                                .selection = how,
+                                .weighing = weigh,
+                                .weights = c.out(0).as<float>(),
+                                .ids = c.out(1).as<int32_t>()});
+}
+
+void route_hash(Call& c) {
+  enum { kLogits, kTokenIds, kTable };
+  enum { kScoring, kRenormalize, kScale };
+  const TensorView& logits = c.arg(kLogits);
+  const int64_t tokens = logits.rows(), k = c.arg(kTable).last();
+  const moe::Weighing weigh = weighing(c, static_cast<moe::Scoring>(c.integer(kScoring)), kRenormalize, kScale);
+  const int32_t* chosen = look_up(c, kTokenIds, kTable, logits.last());
   c.make_outputs();
   int32_t* ids = c.out(1).as<int32_t>();
   for (int64_t i = 0; i < tokens * k; ++i) ids[i] = chosen[i];
-  c.run(route_hash::kVariants, {.logits = logits.as_rows<const void>(),
-                                .dtype = logits.dtype,
-                                .ids = ids,
-                                .weights = c.out(0).as<float>(),
+  c.run(route_hash::kVariants, {.logits = logits_of(logits),
                                 .tokens = tokens,
-                                .experts = experts,
                                 .top_k = k,
-                                .weighing = how});
+                                .weighing = weigh,
+                                .ids = ids,
+                                .weights = c.out(0).as<float>()});
+}
+
+// Slots whose rows are counted: the results' size "P" is known.
+struct Counted {
+  moe::Slots slots;
+  int32_t* counts;
+  int64_t alignment, rows;
+};
+Counted count_rows(Call& c, const moe::Slots& slots, int alignment_option, int num_rows) {
+  const int64_t alignment = c.integer(alignment_option);
+  if (alignment < 1 || alignment > INT32_MAX) fail("alignment is ", alignment, ", expected 1 to ", INT32_MAX);
+  if (slots.tokens * slots.top_k > INT32_MAX)
+    fail("ids has ", slots.tokens * slots.top_k, " slots, expected at most ", INT32_MAX,
+         ", for int32 to number them");
+  int32_t* counts = c.scratch().take<int32_t>(slots.blocks() * slots.experts);
+  int64_t rows = 0;
+  {
+    const py::gil_scoped_release unlocked;
+    moe::count_slots(slots, counts);
+    for (int64_t e = 0; e < slots.experts; ++e) rows += moe::rows_of(slots, counts, e, alignment);
+  }
+  if (rows > INT32_MAX) fail("ids need ", rows, " rows at this alignment, expected at most ", INT32_MAX);
+  if (c.option(num_rows).present) {
+    const int64_t wanted = c.integer(num_rows);
+    if (wanted < rows) fail("num_rows is ", wanted, ", expected at least the ", rows, " rows that ids need");
+    if (wanted > INT32_MAX) fail("num_rows is ", wanted, ", expected at most ", INT32_MAX);
+    rows = wanted;
+  }
+  c.set_size("P", rows);
+  return {slots, counts, alignment, rows};
+}
+
+// Results from number `first` on are those of a permutation.
+moe::Permutation permutation(const Call& c, int first, int64_t rows) {
+  return {.expert_offsets = c.out(first).as<int32_t>(),
+          .row_token = c.out(first + 1).as<int32_t>(),
+          .row_slot = c.out(first + 2).as<int32_t>(),
+          .slot_row = c.out(first + 3).as<int32_t>(),
+          .rows = rows};
 }
 
 void moe_permutation(Call& c) {
   enum { kIds };
   enum { kNumExperts, kAlignment, kNumRows };
-  const int64_t experts = c.integer(kNumExperts), alignment = c.integer(kAlignment);
+  const int64_t experts = c.integer(kNumExperts);
   if (experts < 1 || experts >= INT32_MAX) fail("num_experts is ", experts, ", expected 1 to ", INT32_MAX - 1);
-  if (alignment < 1 || alignment > INT32_MAX) fail("alignment is ", alignment, ", expected 1 to ", INT32_MAX);
   const moe::Slots slots{c.indices(kIds), c.arg(kIds).rows(), c.arg(kIds).last(), experts};
-  if (slots.tokens * slots.top_k > INT32_MAX)
-    fail("ids has ", slots.tokens * slots.top_k, " slots, expected at most ", INT32_MAX,
-         ", for int32 to number them");
-  int32_t* counts = c.scratch().take<int32_t>(slots.blocks() * experts);
-  int64_t rows = 0;
-  {
-    const py::gil_scoped_release unlocked;
-    moe::count_slots(slots, counts);
-    for (int64_t e = 0; e < experts; ++e) rows += moe::rows_of(slots, counts, e, alignment);
-  }
-  if (rows > INT32_MAX) fail("ids need ", rows, " rows at this alignment, expected at most ", INT32_MAX);
-  if (c.option(kNumRows).present) {
-    const int64_t given_rows = c.integer(kNumRows);
-    if (given_rows < rows) fail("num_rows is ", given_rows, ", expected at least the ", rows, " rows that ids need");
-    if (given_rows > INT32_MAX) fail("num_rows is ", given_rows, ", expected at most ", INT32_MAX);
-    rows = given_rows;
-  }
-  c.set_size("P", rows);
+  const Counted counted = count_rows(c, slots, kAlignment, kNumRows);
   c.make_outputs();
   c.run(moe_permutation::kVariants, {.slots = slots,
-                                     .counts = counts,
-                                     .alignment = alignment,
-                                     .result = {.expert_offsets = c.out(0).as<int32_t>(),
-                                                .row_token = c.out(1).as<int32_t>(),
-                                                .row_slot = c.out(2).as<int32_t>(),
-                                                .slot_row = c.out(3).as<int32_t>(),
-                                                .rows = rows}});
+                                     .counts = counted.counts,
+                                     .alignment = counted.alignment,
+                                     .result = permutation(c, 0, counted.rows)});
+}
+
+// Routes, counts rows, makes the results and fills the rows. Ids and weights are scratch until nothing can fail.
+void router_gather(Call& c) {
+  enum { kX, kRouter, kLogits, kBias, kTokenIds, kTable };
+  enum { kTopK, kScoring, kNGroup, kTopkGroup, kRenormalize, kScale };
+  enum { kQuantize = kScale + 1, kAlignment, kGroupSize, kScaleFormat, kNumRows };
+  enum { kRows, kScales, kWeights, kIds, kPermutation };
+  const TensorView &x = c.arg(kX), &router = c.arg(kRouter), &logits = c.arg(kLogits);
+  const bool looks_up = c.arg(kTable).present();
+  if (router.present() == logits.present())
+    fail("router and logits are both ", router.present() ? "given" : "None", ", expected one of them");
+  if (looks_up != c.arg(kTokenIds).present())
+    fail(looks_up ? "token_ids is None, expected a tensor with table"
+                  : "table is None, expected a tensor with token_ids");
+  if (looks_up && (c.arg(kBias).present() || c.integer(kNGroup) != 1 || c.integer(kTopkGroup) != 1))
+    fail("bias, n_group or topk_group is given, expected none with a table: it says which experts");
+
+  const int64_t tokens = x.rows(), experts = c.size("E"), k = c.integer(kTopK);
+  const auto scoring = c.option(kScoring).present ? static_cast<moe::Scoring>(c.integer(kScoring))
+                       : looks_up                 ? moe::Scoring::sqrtsoftplus
+                                                  : moe::Scoring::sigmoid;
+  const moe::Weighing weigh = weighing(c, scoring, kRenormalize, kScale);
+  moe::Selection how{.bias = nullptr, .top_k = k, .n_group = 1, .topk_group = 1};
+  const int32_t* chosen = nullptr;
+  if (looks_up)
+    chosen = look_up(c, kTokenIds, kTable, experts);
+  else
+    how = selection(c, router.present() ? "router" : "logits", experts, kBias, kTopK, kNGroup);
+
+  float* weights = c.scratch().take<float>(tokens * k);
+  int32_t* selected = looks_up ? nullptr : c.scratch().take<int32_t>(tokens * k);
+  const int32_t* ids = looks_up ? chosen : selected;
+  if (router.present())
+    c.run(router_gather::gate::kVariants, {.x = x.as_rows<const void>(),
+                                           .dtype = x.dtype,
+                                           .router = router.as_rows<const void>(),
+                                           .router_dtype = router.dtype,
+                                           .tokens = tokens,
+                                           .experts = experts,
+                                           .dim = x.last(),
+                                           .selection = how,
+                                           .weighing = weigh,
+                                           .chosen = chosen,
+                                           .weights = weights,
+                                           .ids = selected});
+  else if (looks_up)
+    c.run(route_hash::kVariants, {.logits = logits_of(logits),
+                                  .tokens = tokens,
+                                  .top_k = k,
+                                  .weighing = weigh,
+                                  .ids = chosen,
+                                  .weights = weights});
+  else
+    c.run(route_topk::kVariants, {.logits = logits_of(logits),
+                                  .tokens = tokens,
+                                  .selection = how,
+                                  .weighing = weigh,
+                                  .weights = weights,
+                                  .ids = selected});
+
+  const Counted counted = count_rows(c, {ids, tokens, k, experts}, kAlignment, kNumRows);
+  c.make_outputs();
+  const moe::Permutation p = permutation(c, kPermutation, counted.rows);
+  {
+    const py::gil_scoped_release unlocked;
+    const auto bytes = static_cast<size_t>(tokens * k * size_of(Dtype::f32));
+    std::memcpy(c.out(kWeights).data, weights, bytes);
+    std::memcpy(c.out(kIds).data, ids, bytes);
+    moe::permute(counted.slots, counted.counts, counted.alignment, p);
+  }
+  const bool quantize = c.out(kScales).present();
+  c.run(router_gather::place::kVariants, {.x = x.as_rows<const void>(),
+                                          .dtype = x.dtype,
+                                          .tokens = tokens,
+                                          .dim = x.last(),
+                                          .top_k = k,
+                                          .slot_row = p.slot_row,
+                                          .row_token = p.row_token,
+                                          .row_count = p.rows,
+                                          .quantize = quantize,
+                                          .group = c.integer(kGroupSize),
+                                          .scale_dtype = c.out(kScales).dtype,
+                                          .rows = c.out(kRows).as<uint8_t>(),
+                                          .scales = c.out(kScales).as<uint8_t>()});
 }
 
 void moe_gather(Call& c) {
@@ -157,6 +272,10 @@ constexpr Binding kBindings[] = {
     {"route_hash", "logits token_ids table scoring renormalize scale", &route_hash},
     {"moe_permutation", "ids num_experts alignment num_rows", &moe_permutation},
     {"moe_gather", "x row_token", &moe_gather},
+    {"router_gather",
+     "x router logits bias token_ids table top_k scoring n_group topk_group renormalize scale quantize alignment "
+     "group_size scale_format num_rows",
+     &router_gather},
     {"moe_combine", "y slot_row weights out_dtype", &moe_combine},
 };
 

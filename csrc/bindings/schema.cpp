@@ -66,8 +66,9 @@ Schema::Schema(const py::tuple& record) : name(record[0].cast<std::string>()) {
     const auto o = h.cast<py::tuple>();
     outs.push_back({.name = o[0].cast<std::string>(),
                     .dtype = o[1].cast<std::vector<std::pair<int, int>>>(),
-                    .packed = o[2].cast<bool>(),
-                    .shape = read_shape(o[3])});
+                    .when = o[2].cast<int>(),
+                    .packed = o[3].cast<bool>(),
+                    .shape = read_shape(o[4])});
   }
   result = record[5];
 }

@@ -44,6 +44,7 @@ struct OutSpec {
   enum Source : int { kFixed, kArg, kOption };
   std::string name;
   std::vector<std::pair<int, int>> dtype;  // (source, which): the first that is set counts
+  int when;                                // the option that must be set, or -1
   bool packed;
   ShapeSpec shape;
 };

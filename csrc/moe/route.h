@@ -139,11 +139,11 @@ static void drop_groups(const int32_t* ranks, const Groups& groups, int32_t* key
   find_maxima(keys, maxima, vectors);
 }
 
-// Rows [first, last) of weights and ids [tokens, top_k]. Several rows go through every step together: steps are
-// chains of dependent operations, and other rows fill the waits.
+// Several rows go through every step together: steps are chains of dependent operations, and other rows fill the
+// waits.
 template <Scoring kScoring, class T>
-static void route_rows(Rows<const T> logits, int64_t experts, const Selection& selection, const Weighing& how,
-                       float* weights, int32_t* ids, int64_t first, int64_t last) {
+static void select_rows(Rows<const T> logits, int64_t experts, int64_t count, const Selection& selection,
+                        const Weighing& how, float* weights, int32_t* ids) {
   constexpr int64_t kRows = 8, kWordsARow = 3 * kMaxExperts + kMaxExperts / kLanes;
   alignas(64) int32_t words[kRows * kWordsARow];
   alignas(64) float all_scores[kRows * kMaxExperts];
@@ -158,10 +158,10 @@ static void route_rows(Rows<const T> logits, int64_t experts, const Selection& s
   const auto row = [&](int64_t r) { return words + r * stride; };
   const auto scores = [&](int64_t r) { return all_scores + r * round_up(experts, kLanes); };
 
-  for (int64_t r = 0; r < min(kRows, last - first); ++r)  // whole vectors of chunks are searched
+  for (int64_t r = 0; r < min(kRows, count); ++r)  // whole vectors of chunks are searched
     for (int64_t i = round_up(experts, kLanes); i < maxima; i += kLanes) store(row(r) + i, splat_i(kNone));
-  for (; first < last; first += kRows) {
-    const int64_t rows = min(kRows, last - first);
+  for (int64_t first = 0; first < count; first += kRows) {
+    const int64_t rows = min(kRows, count - first);
     for (int64_t r = 0; r < rows; ++r)
       totals[r] =
           score_row<kScoring>(logits.data + (first + r) * logits.stride, selection.bias, experts, scores(r), row(r));
@@ -182,7 +182,7 @@ static void route_rows(Rows<const T> logits, int64_t experts, const Selection& s
       for (int64_t r = 0; r < rows; ++r) ids[(first + r) * k + i] = pop_best(row(r), row(r) + maxima, vectors);
     for (int64_t r = 0; r < rows; ++r)
       for (int64_t i = 0; i < k; ++i) chosen_scores[r][i] = scores(r)[ids[(first + r) * k + i]];
-    for (int64_t r = 0; r < rows; ++r) weigh(chosen_scores[r], k, totals[r], how, weights + (first + r) * k);
+    for (int64_t r = 0; r < rows; ++r) weigh_chosen(chosen_scores[r], k, totals[r], how, weights + (first + r) * k);
   }
 }
 

@@ -45,7 +45,7 @@ static float softmax_total(const T* z, int64_t n, F32 top) {
 }
 
 // The weights of k chosen experts, at most kMaxTopK; `chosen` holds their scores and is changed.
-static void weigh(float* chosen, int64_t k, float total, const Weighing& how, float* weights) {
+static void weigh_chosen(float* chosen, int64_t k, float total, const Weighing& how, float* weights) {
   const int vectors = k > kLanes ? 2 : 1;
   static_assert(kMaxTopK == 2 * kLanes, "two vectors hold them all");
   F32 w[2];

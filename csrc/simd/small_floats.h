@@ -151,11 +151,15 @@ SK_INLINE void decode_row(E2m1, const uint8_t* q, int64_t n, float scale, T* x) 
 
 // --- quantisers
 
+struct Nothing {
+  void operator()(int64_t) const {}
+};
 // A row in groups with a scale each: codes to q, scales to scales[first_scale...]. Sixteen groups at a time: their
-// scales are one vector, and no group waits for the division of another.
-template <class Format, class T>
+// scales are one vector, and no group waits for the division of another. done(n) is told when the first n codes are
+// there.
+template <class Format, class T, class Done = Nothing>
 static void quantize_row(const T* x, int64_t dim, int64_t group, float floor, uint8_t* q, void* scales, Dtype dtype,
-                         int64_t first_scale) {
+                         int64_t first_scale, const Done& done = {}) {
   group = sk::min(group, dim);
   for (int64_t start = 0; start < dim; start += kLanes * group, first_scale += kLanes) {
     const int64_t size = sk::min(dim - start, kLanes * group), groups = ceil_div(size, group);
@@ -168,8 +172,9 @@ static void quantize_row(const T* x, int64_t dim, int64_t group, float floor, ui
     store_scales(scales, dtype, first_scale, s.scale, groups);
     store(inverse, s.inverse);
     for (int64_t g = 0; g < groups; ++g) {
-      const int64_t k = g * group;
-      encode_row(Format{}, x + start + k, sk::min(group, size - k), inverse[g], q + (start + k) * Format::kBits / 8);
+      const int64_t k = g * group, n = sk::min(group, size - k);
+      encode_row(Format{}, x + start + k, n, inverse[g], q + (start + k) * Format::kBits / 8);
+      done(start + k + n);
     }
   }
 }

@@ -49,7 +49,7 @@ def with_sizes(op: Op, x: dict[str, Any], want: Any) -> dict[str, Any]:
     """The call with the sizes that a device cannot find out by itself."""
     for symbol, option in op.dynamic.items():
         if option and x.get(option) is None:
-            named = next(o.name for o in op.outs if op.forms[o.name][0].terms[0] == (symbol,))
+            named = next(o.name for o in op.outs if op.shapes[o.name].terms[0] == (symbol,))
             x[option] = len(as_tuple(want)[[o.name for o in op.outs].index(named)])
     return x
 

@@ -6,12 +6,11 @@
 namespace sk::route_hash {
 
 struct Args {
-  Rows<const void> logits;  // [tokens, experts] of dtype
-  Dtype dtype;
-  const int32_t* ids;       // [tokens, top_k], all below experts
-  float* weights;           // [tokens, top_k]
-  int64_t tokens, experts, top_k;
+  moe::Logits logits;
+  int64_t tokens, top_k;
   moe::Weighing weighing;
+  const int32_t* ids;  // [tokens, top_k], all below experts
+  float* weights;      // [tokens, top_k]
 };
 
 SK_CPU_VARIANTS

@@ -7,13 +7,12 @@
 namespace sk::route_topk {
 
 struct Args {
-  Rows<const void> logits;  // [tokens, experts] of dtype
-  Dtype dtype;
-  float* weights;           // [tokens, top_k]
-  int32_t* ids;             // [tokens, top_k]
-  int64_t tokens, experts;
+  moe::Logits logits;
+  int64_t tokens;
   moe::Selection selection;
   moe::Weighing weighing;
+  float* weights;  // [tokens, top_k]
+  int32_t* ids;    // [tokens, top_k]
 };
 
 SK_CPU_VARIANTS
