@@ -43,11 +43,12 @@ def kv_write(pool: Tensor, slots: Tensor, values: Tensor, *, format: str, page_s
     r = RECORDS[format]
     data, footer = _parts(pool, r, page_size)
     codes, scales = _encoded(r, values)
-    data[page, place, : r.codes] = codes
+    rest = values[:, r.coded :].contiguous().view(torch.uint8)
+    if not r.footer:
+        data.view(-1, r.data).index_copy_(0, slots, torch.cat([codes, scales, rest], 1))
+        return
+    data[page, place] = torch.cat([codes, rest], 1)
     footer[page, place, : scales.shape[1]] = scales
-    if r.dim > r.coded:
-        rest = values[:, r.coded :].contiguous().view(torch.uint8)
-        data[page, place, r.data - rest.shape[1] :] = rest
 
 
 def kv_read(pool: Tensor, slots: Tensor, *, format: str, page_size: int) -> Tensor:

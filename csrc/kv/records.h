@@ -9,6 +9,16 @@ using namespace sk::simd::SK_ISA;
 
 constexpr int64_t kMaxDim = 576;
 
+SK_INLINE void prefetch_bytes(const uint8_t* p, int64_t n) {
+  for (int64_t i = 0; i < n; i += 64) __builtin_prefetch(p + i);
+  __builtin_prefetch(p + n - 1);
+}
+template <class Byte>
+SK_INLINE void prefetch_record(const Layout& f, const Record<Byte>& r) {
+  prefetch_bytes(r.data, f.data_bytes());
+  if (f.footer) prefetch_bytes(r.scales, f.scale_bytes);
+}
+
 // n values from memory that may lie at an odd address.
 SK_INLINE void copy_row(const void* from, bf16* to, int64_t n) {
   __builtin_memcpy(to, from, static_cast<__SIZE_TYPE__>(n) * sizeof(bf16));

@@ -263,6 +263,13 @@ SK_INLINE __m256i narrow_pairs8(__m256 even, __m256 odd) {
 SK_INLINE Bf16x2 narrow_pairs(F32 even, F32 odd) {
   return {narrow_pairs8(even.lo, odd.lo), narrow_pairs8(even.hi, odd.hi)};
 }
+// The upper halves as they are: of floats that bf16 holds exactly.
+SK_INLINE __m256i join_pairs8(__m256 even, __m256 odd) {
+  return _mm256_blend_epi16(_mm256_srli_epi32(_mm256_castps_si256(even), 16), _mm256_castps_si256(odd), 0xaa);
+}
+SK_INLINE Bf16x2 join_pairs(F32 even, F32 odd) {
+  return {join_pairs8(even.lo, odd.lo), join_pairs8(even.hi, odd.hi)};
+}
 SK_INLINE Bf16x2 splat_pair(const void* p) {
   const __m256i x = _mm256_castps_si256(_mm256_broadcast_ss(static_cast<const float*>(p)));
   return {x, x};

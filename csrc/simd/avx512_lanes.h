@@ -164,6 +164,11 @@ SK_INLINE Bf16x2 narrow_pairs(F32 even, F32 odd) {
   const __m512i low = _mm512_srli_epi32(round_to_bf16(even), 16);
   return {_mm512_mask_mov_epi16(low, 0xaaaaaaaa, round_to_bf16(odd))};
 }
+// The upper halves as they are: of floats that bf16 holds exactly.
+SK_INLINE Bf16x2 join_pairs(F32 even, F32 odd) {
+  return {_mm512_mask_mov_epi16(_mm512_srli_epi32(_mm512_castps_si512(even.v), 16), 0xaaaaaaaa,
+                                _mm512_castps_si512(odd.v))};
+}
 SK_INLINE Bf16x2 splat_pair(const void* p) { return {_mm512_set1_epi32(*static_cast<const int32_t*>(p))}; }
 SK_INLINE F32 even(Bf16x2 x) { return {_mm512_castsi512_ps(_mm512_slli_epi32(x.v, 16))}; }
 SK_INLINE F32 odd(Bf16x2 x) {

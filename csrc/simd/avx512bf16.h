@@ -42,5 +42,12 @@ SK_INLINE void decode_e4m3_2to4(const uint8_t* p, Bf16x2* out) {
   const __m512i kept = _mm512_zextsi256_si512(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
   decode_e4m3(to_kernel_order(I32{_mm512_maskz_expand_epi8(masks, kept)}).v, out);
 }
+// 32 bytes of e4m3 -> a vector of pairs.
+SK_INLINE Bf16x2 decode_e4m3_pairs(const uint8_t* p) {
+  const __m512i x = _mm512_zextsi256_si512(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+  Bf16x2 out[2];  // of 8 codes in every 128-bit chunk the first vector's
+  decode_e4m3(_mm512_permutexvar_epi64(_mm512_setr_epi64(0, 0, 1, 1, 2, 2, 3, 3), x), out);
+  return out[0];
+}
 
 }  // namespace sk::simd::avx512bf16

@@ -262,6 +262,10 @@ SK_INLINE Bf16x2 narrow_pairs(F32 even, F32 odd) {
     return static_cast<uint32_t>(narrow(even.v[i]).bits) | static_cast<uint32_t>(narrow(odd.v[i]).bits) << 16;
   });
 }
+// The upper halves as they are: of floats that bf16 holds exactly.
+SK_INLINE Bf16x2 join_pairs(F32 even, F32 odd) {
+  return lanes<Bf16x2>([&](int i) { return bits_of(even.v[i]) >> 16 | (bits_of(odd.v[i]) & 0xffff0000u); });
+}
 SK_INLINE F32 even(Bf16x2 x) {
   return lanes<F32>([&](int i) { return float_of(x.v[i] << 16); });
 }

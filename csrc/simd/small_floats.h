@@ -126,11 +126,41 @@ SK_INLINE void encode_row(E2m1, const T* x, int64_t n, float inverse, uint8_t* q
   }
 }
 
+// Whether e4m3 values times the scale are bf16 values, with nothing to round: a power of two of moderate size.
+SK_INLINE bool keeps_e4m3_exact(float scale) {
+  const uint32_t u = __builtin_bit_cast(uint32_t, scale), exponent = u >> 23;
+  return (u & 0x7fffff) == 0 && exponent > 27 && exponent < 227;
+}
+// n codes, a multiple of 32, times such a scale; false where one of them is NaN, which only rounding makes 0x7fc0.
+SK_INLINE bool decode_exact(const uint8_t* q, int64_t n, float scale, bf16* x) {
+  const F32 s = splat(scale), zero = splat(0.0f);
+  F32 nan = zero;
+  for (int64_t i = 0; i < n; i += 2 * kLanes) {
+    const Bf16x2 pairs = decode_e4m3_pairs(q + i);
+    const F32 a = mul(even(pairs), s), b = mul(odd(pairs), s);
+    nan = fma(b, zero, fma(a, zero, nan));
+    store_pairs(x + i, join_pairs(a, b));
+  }
+  return to_bits(ne(nan, nan)) == 0;
+}
+
 // n codes to n values times scale, rounded once.
 template <class T>
 SK_INLINE void decode_row(E4m3, const uint8_t* q, int64_t n, float scale, T* x) {
   const F32 s = splat(scale);
-  map_row(q, x, n, [&](int64_t i, auto lanes) { return mul(decode<E4m3>(load(q + i, lanes)), s); });
+  const auto scaled = [&](F32 y) { return sizeof(T) < sizeof(float) ? mul(y, s) : one_nan(mul(y, s)); };
+  int64_t i = 0;
+  if constexpr (sizeof(T) == sizeof(bf16))
+    if (keeps_e4m3_exact(scale) && decode_exact(q, n / (2 * kLanes) * 2 * kLanes, scale, x))
+      i = n / (2 * kLanes) * 2 * kLanes;
+  for (; i + 2 * kLanes <= n; i += 2 * kLanes) {
+    const Bf16x2 pairs = decode_e4m3_pairs(q + i);
+    store_even_odd(x + i, scaled(even(pairs)), scaled(odd(pairs)));
+  }
+  for (; i < n; i += kLanes) {
+    const int64_t lanes = sk::min(n - i, kLanes);
+    store_result(x + i, mul(decode<E4m3>(load(q + i, lanes)), s), lanes);
+  }
 }
 template <class T>
 SK_INLINE void decode_row(E2m1, const uint8_t* q, int64_t n, float scale, T* x) {
