@@ -14,7 +14,7 @@ import sparsekern
 from sparsekern import kv_copy_pages, kv_gather, kv_page_bytes, kv_read, kv_write
 from sparsekern.ops._kv import FORMATS, RECORDS
 from sparsekern.schema import ShapeError
-from sparsekern.testing import assert_same_bits
+from sparsekern.testing import assert_close, assert_same_bits
 
 QUANTISED = list(RECORDS)
 RNG = torch.Generator().manual_seed(0)
@@ -224,6 +224,33 @@ def test_any_positive_scale_is_read(format_: Any) -> None:
         got = kv_read(pool, torch.tensor([0]), format=format_, page_size=1, dtype=torch.float32)
         one = torch.tensor(1.0) if not r.fp4 else torch.tensor([-0.0, 1.5]).repeat(r.coded // 2)  # 0x38
         assert_same_bits(got[0, : r.coded], (stored.repeat_interleave(r.tile) * one))
+
+
+@pytest.mark.parametrize("isa", EACH_ISA)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("format_", QUANTISED)
+def test_all_codes_times_all_sizes_of_scales(format_: Any, dtype: torch.dtype, isa: str) -> None:
+    """NaN codes stay where they are; scales reach from 0 over subnormal products to infinity."""
+    r = RECORDS[format_]
+    exponents = torch.tensor([0, 1, 5, 26, 27, 28, 100, 127, 200, 226, 227, 228, 250, 254, 255])
+    pool = pool_of(format_, 15, 1, byte=0)
+    start = r.data if r.footer else r.codes
+    for page, exponent in enumerate(exponents):
+        codes = (torch.arange(r.codes) + 32 * page) % 256  # tiles with NaN and tiles without
+        pool[page, : r.codes] = codes.to(torch.uint8)
+        if r.fp32_scales:
+            scale = (exponent.int() << 23).repeat(r.coded // r.tile)
+            scale[::2] += page % 2  # some are no powers of two
+            pool[page, start : start + 4 * len(scale)] = scale.view(torch.uint8)
+        else:
+            pool[page, start : start + r.coded // r.tile] = exponent.to(torch.uint8)
+    how: dict[str, Any] = {"format": format_, "page_size": 1, "dtype": dtype}
+    with sparsekern.config.using(isa=isa):
+        got = kv_read(pool, torch.arange(15), **how)
+    want = sparsekern.reference.kv_read(pool, torch.arange(15), **how)
+    assert_close(got, want, 0)
+    nan = got[got.isnan()]
+    assert_same_bits(nan, torch.full_like(nan, torch.nan))  # one and the same NaN
 
 
 # --- refused ------------------------------------------------------------------------------------------------

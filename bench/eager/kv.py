@@ -30,7 +30,7 @@ def _encoded(r: Record, values: Tensor) -> tuple[Tensor, Tensor]:
         codes = y.to(torch.float8_e4m3fn).view(torch.uint8)
     if r.fp32_scales:
         return codes, scale.squeeze(-1).view(torch.uint8)
-    return codes, scale.squeeze(-1).to(torch.float8_e8m0fnu).view(torch.uint8)
+    return codes, (scale.squeeze(-1).view(torch.int32) >> 23).to(torch.uint8)
 
 
 def kv_write(pool: Tensor, slots: Tensor, values: Tensor, *, format: str, page_size: int) -> None:
@@ -66,8 +66,7 @@ def kv_read(pool: Tensor, slots: Tensor, *, format: str, page_size: int) -> Tens
         values = table[torch.stack([codes & 15, codes >> 4], -1).flatten(-2).int()]
     else:
         values = record[:, : r.codes].contiguous().view(torch.float8_e4m3fn).float()
-    kind = torch.float32 if r.fp32_scales else torch.float8_e8m0fnu
-    scale = scales.contiguous().view(kind).float()
+    scale = (scales.contiguous() if r.fp32_scales else scales.int() << 23).view(torch.float32)
     coded = (values.unflatten(-1, (-1, r.tile)) * scale[..., None]).flatten(-2).bfloat16()
     rest = record[:, r.data - 2 * (r.dim - r.coded) :].contiguous().view(torch.bfloat16)
     return torch.cat([coded, rest], -1)
@@ -89,7 +88,7 @@ def kv_gather(
     data, footer = _parts(pool, r, page_size)
     page, place = slots // page_size, slots % page_size
     if r.fp4:
-        return data[page, place], footer[page, place].view(torch.float8_e8m0fnu)
+        return data[page, place], footer[page, place]
     return data[page, place].view(torch.float8_e4m3fn), footer[page, place].view(torch.float32).squeeze(-1)
 
 

@@ -46,9 +46,13 @@ SK_INLINE F32 keep(F32 x, int64_t n) {
 // is first the compiler decides.
 SK_INLINE F32 one_nan(F32 x) { return select(ne(x, x), from_bits(splat_i(0x7fc00000)), x); }
 SK_INLINE I32 one_nan(I32 x) { return x; }
+template <class T, class V>
+SK_INLINE V result_of(V x) {  // to be stored as T
+  return sizeof(T) < sizeof(float) ? x : one_nan(x);
+}
 template <class T, class V, class Lanes>
 SK_INLINE void store_result(T* p, V x, Lanes lanes) {
-  store(p, sizeof(T) < sizeof(float) ? x : one_nan(x), lanes);
+  store(p, result_of<T>(x), lanes);
 }
 
 // y[i] = f(i, lanes), which depends on x[i] first of all: types narrower than float are best taken by twos.

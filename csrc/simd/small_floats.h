@@ -148,14 +148,13 @@ SK_INLINE bool decode_exact(const uint8_t* q, int64_t n, float scale, bf16* x) {
 template <class T>
 SK_INLINE void decode_row(E4m3, const uint8_t* q, int64_t n, float scale, T* x) {
   const F32 s = splat(scale);
-  const auto scaled = [&](F32 y) { return sizeof(T) < sizeof(float) ? mul(y, s) : one_nan(mul(y, s)); };
   int64_t i = 0;
   if constexpr (sizeof(T) == sizeof(bf16))
     if (keeps_e4m3_exact(scale) && decode_exact(q, n / (2 * kLanes) * 2 * kLanes, scale, x))
       i = n / (2 * kLanes) * 2 * kLanes;
   for (; i + 2 * kLanes <= n; i += 2 * kLanes) {
     const Bf16x2 pairs = decode_e4m3_pairs(q + i);
-    store_even_odd(x + i, scaled(even(pairs)), scaled(odd(pairs)));
+    store_even_odd(x + i, result_of<T>(mul(even(pairs), s)), result_of<T>(mul(odd(pairs), s)));
   }
   for (; i < n; i += kLanes) {
     const int64_t lanes = sk::min(n - i, kLanes);
@@ -168,12 +167,14 @@ SK_INLINE void decode_row(E2m1, const uint8_t* q, int64_t n, float scale, T* x) 
   int64_t i = 0;
   for (; i + 2 * kLanes <= n; i += 2 * kLanes) {
     const I32 codes = load(q + i / 2);
-    store_even_odd(x + i, mul(decode<E2m1>(codes), s), mul(decode<E2m1>(shr<4>(codes)), s));
+    const F32 even = mul(decode<E2m1>(codes), s), odd = mul(decode<E2m1>(shr<4>(codes)), s);
+    store_even_odd(x + i, result_of<T>(even), result_of<T>(odd));
   }
   const int64_t left = n - i;
   if (left > 0) {
     const I32 codes = load(q + i / 2, left / 2);
-    const F32 even = mul(decode<E2m1>(codes), s), odd = mul(decode<E2m1>(shr<4>(codes)), s);
+    const F32 even = result_of<T>(mul(decode<E2m1>(codes), s)),
+              odd = result_of<T>(mul(decode<E2m1>(shr<4>(codes)), s));
     store(x + i, interleave_low(even, odd), left);
     if (left > kLanes) store(x + i + kLanes, interleave_high(even, odd), left - kLanes);
   }

@@ -15,7 +15,7 @@ SK_INLINE void read_plain(const Args& a, int64_t slot, T* out) {
 }
 
 // Records lie anywhere: no hardware prefetcher finds the next one.
-constexpr int64_t kAhead = 6;
+constexpr int64_t kAhead = 2;
 SK_INLINE void prefetch(const Args& a, int64_t slot) {
   if (slot < 0) return;
   const bool plain = a.format == kv::Format::bf16;
