@@ -1,12 +1,20 @@
-"""Which implementation a call would take, or why none can."""
+"""Which implementation a call would take, or why none can; and how its work is cut."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, NamedTuple
 
 import torch
 
-from sparsekern import _C, catalogue, cuda
+from sparsekern import _C, catalogue, cuda, model, records
+from sparsekern.device import cpu
+from sparsekern.schema import DTYPES
+from sparsekern.weights import FORMATS
+
+_log = logging.getLogger(__name__)
 
 
 class Support(NamedTuple):
@@ -42,3 +50,42 @@ def support(op: str, device: str | torch.device = "cpu", **shape: int) -> Suppor
 def ops() -> list[str]:
     """The names of all ops of the catalogue."""
     return list(catalogue.OPS)
+
+
+# --- how the work is cut: speed, never bits
+# ------------------------------------------------------------------
+
+
+def planned(problem: model.Problem) -> model.Choice:
+    """The choice for a kind of call: the user's record, else a shipped one, else the model's."""
+    record = records.find(problem.op, cpu().name, problem.key)
+    if record is not None:
+        return model.Choice(record.config, record.source)
+    return model.choose(problem)
+
+
+def choose(op: str, a: int, weights: int, *rest: Any) -> tuple[int, int, int, int]:
+    """What `_C` asks when it meets a kind of call first; its arguments are the fields of a problem."""
+    problem = model.Problem(op, list(DTYPES)[a], FORMATS[weights], *rest)
+    choice = planned(problem)
+    _log.info("%s: %s %s", choice.source, problem, dict(choice.config))
+    return choice.numbers
+
+
+@contextmanager
+def using(config: Mapping[str, int]) -> Iterator[None]:
+    """Cut all work one way inside the block, whatever records and the model say; for tuning and for tests."""
+    _C.force_blocking(model.Choice(config, "").numbers)
+    try:
+        yield
+    finally:
+        _C.force_blocking(None)
+
+
+def reload() -> None:
+    """Look at the records again: another process may have tuned."""
+    records.forget()
+    _C.forget_plans()
+
+
+_C.set_planner(choose)

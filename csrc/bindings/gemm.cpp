@@ -3,6 +3,7 @@
 
 #include "bindings/families.h"
 #include "bindings/gemm_args.h"
+#include "bindings/plan.h"
 #include "kernels/fused_moe/op.h"
 #include "kernels/pack_weights/op.h"
 #include "kernels/unpack_weights/op.h"
@@ -12,9 +13,12 @@ namespace {
 
 using gemm_groups::Group;
 
-void launch(Call& c, gemm_groups::Args args) {
+void launch(Call& c, Planned op, gemm_groups::Args args) {
   args.out = c.out(0).data;
   args.out_dtype = c.out(0).dtype;
+  int64_t rows = 0;
+  for (int64_t g = 0; g < args.group_count; ++g) rows += args.groups[g].rows;
+  args.blocking = blocking_of(op, args.weights, args.a_dtype, args.group_count, rows);
   c.run(gemm_groups::kVariants, args);
 }
 
@@ -32,7 +36,7 @@ void gemm_op(Call& c) {
   args.bias = c.arg(kBias).data;
   args.bias_dtype = c.arg(kBias).dtype;
   c.make_outputs();
-  launch(c, args);
+  launch(c, Planned::gemm, args);
 }
 
 // Rows [offsets[e], offsets[e + 1]) meet expert e.
@@ -57,7 +61,7 @@ void grouped_gemm(Call& c) {
   const int64_t row = c.out(0).last() * size_of(c.out(0).dtype), used = offsets[experts];
   if (used < args.rows)
     __builtin_memset(c.out(0).as<char>() + used * row, 0, static_cast<size_t>((args.rows - used) * row));
-  launch(c, args);
+  launch(c, Planned::grouped_gemm, args);
 }
 
 // The first rows[e] rows of each expert's slice.
@@ -81,7 +85,7 @@ void grouped_gemm_masked(Call& c) {
   for (int64_t e = 0; e < experts && !c.out_given(); ++e)
     __builtin_memset(c.out(0).as<char>() + (e * most + rows[e]) * row, 0,
                      static_cast<size_t>((most - rows[e]) * row));
-  launch(c, args);
+  launch(c, Planned::grouped_gemm_masked, args);
 }
 
 void fused_moe(Call& c) {
@@ -104,22 +108,24 @@ void fused_moe(Call& c) {
   if (limit.present && !(limit.real > 0)) fail("limit is ", limit.real, ", expected a positive number or None");
   const int32_t* ids = c.indices(kIds);
   c.make_outputs();
-  c.run(fused_moe::kVariants, {.x = x.as_rows<const void>(),
-                               .dtype = x.dtype,
-                               .w13 = w13,
-                               .w2 = w2,
-                               .weights = c.arg(kWeights).as<const float>(),
-                               .ids = ids,
-                               .tokens = x.rows(),
-                               .top_k = c.arg(kIds).last(),
-                               .experts = experts,
-                               .hidden = hidden,
-                               .inter = inter,
-                               .limit = limit.present ? c.real(kLimit) : __builtin_inff(),
-                               .quantize = c.option(kQuantize).present,
-                               .weight_on_hidden = c.integer(kWeightOn) == 1,
-                               .out = c.out(0).data,
-                               .out_dtype = c.out(0).dtype});
+  c.run(fused_moe::kVariants,
+        {.x = x.as_rows<const void>(),
+         .dtype = x.dtype,
+         .w13 = w13,
+         .w2 = w2,
+         .weights = c.arg(kWeights).as<const float>(),
+         .ids = ids,
+         .tokens = x.rows(),
+         .top_k = c.arg(kIds).last(),
+         .experts = experts,
+         .hidden = hidden,
+         .inter = inter,
+         .limit = limit.present ? c.real(kLimit) : __builtin_inff(),
+         .quantize = c.option(kQuantize).present,
+         .weight_on_hidden = c.integer(kWeightOn) == 1,
+         .out = c.out(0).data,
+         .out_dtype = c.out(0).dtype,
+         .blocking = blocking_of(Planned::fused_moe, w13, x.dtype, experts, x.rows() * c.arg(kIds).last())});
 }
 
 void pack_weights(Call& c) {

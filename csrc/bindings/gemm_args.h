@@ -27,7 +27,8 @@ inline gemm_groups::Args read_gemm(Call& c, int a, int a_scale, int a_block, con
           .bias_dtype = Dtype::f32,
           .out = nullptr,
           .out_dtype = Dtype::other,
-          .on_device = {}};
+          .on_device = {},
+          .blocking = {}};
 }
 
 inline void check_out_dtype(const Call& c, int option) {

@@ -3,6 +3,7 @@
 #include <pybind11/stl.h>
 
 #include "bindings/dispatch.h"
+#include "bindings/plan.h"
 #include "bindings/probes.h"
 #include "core/cpu_features.h"
 #include "core/parallel.h"
@@ -22,5 +23,6 @@ PYBIND11_MODULE(_C, m) {
   m.def("threads", &threads);
   m.def("limit_threads", &limit_threads);
   define_probes(m);
+  define_plans(m);
   m.attr("compiler") = __VERSION__;
 }

@@ -14,6 +14,7 @@ struct Piece {
   Format format;
   int64_t stride;  // bytes from chunk to chunk
   int64_t chunks;
+  int64_t prefetch;  // bytes ahead
 };
 
 // All rows times one piece of NV vectors, in tiles of about equal height.
@@ -36,7 +37,7 @@ void sweep_rows(const Operand& a, int64_t rows, int64_t at, const Piece& p, floa
       scaled.a_scale = sa;
       scaled.a_stride = 1;
     }
-    tile_of<A, F, NV>(count)(a_rows, p.b, p.stride, p.chunks / Stream<F>::kChunks, c + first * ldc, ldc,
+    tile_of<A, F, NV>(count)(a_rows, p.b, p.stride, p.chunks / Stream<F>::kChunks, p.prefetch, c + first * ldc, ldc,
                              fold != nullptr ? &scaled : nullptr);
   }
 }
@@ -48,7 +49,7 @@ void sweep(const Operand& a, int64_t rows, int64_t at, Piece p, int64_t vectors,
   for (int64_t v = 0; v < vectors;) {
     Fold part = fold != nullptr ? Fold{fold->b_scale + v * kLane, fold->a_scale, 0} : Fold{};
     Fold* const f = fold != nullptr ? &part : nullptr;
-    const Piece q = {p.b + v * chunk_bytes(F), p.format, p.stride, p.chunks};
+    const Piece q = {p.b + v * chunk_bytes(F), p.format, p.stride, p.chunks, p.prefetch};
     float* const to = c + v * kLane;
     const bool tall = kTallest<A, F, 2> > kTileRows && rows > kTileRows;
     if (kTileVectors >= 4 && vectors - v >= 4 && !tall) {
@@ -118,11 +119,11 @@ Piece decode(const Piece& p, int64_t vectors, uint8_t* out) {
     for (int64_t v = 0; v < vectors; ++v) {
       Bf16x2 pairs[W::kPairs];
       const uint8_t* const chunk = p.b + s * p.stride + v * chunk_bytes(F);
-      __builtin_prefetch(chunk + kPrefetch);
+      __builtin_prefetch(chunk + p.prefetch);
       W::load(chunk, p.stride, pairs);
       for (int i = 0; i < W::kPairs; ++i) store_pairs(out + ((s * W::kPairs + i) * vectors + v) * kPair, pairs[i]);
     }
-  return {out, Format::bf16, vectors * kPair, p.chunks * W::kPairs};
+  return {out, Format::bf16, vectors * kPair, p.chunks * W::kPairs, 0};
 }
 Piece decoded(const Piece& p, int64_t vectors, uint8_t* out) {
   switch (p.format) {
@@ -141,7 +142,7 @@ Piece decoded(const Piece& p, int64_t vectors, uint8_t* out) {
 
 // Columns of one panel.
 void multiply_panel(const Weights& w, const Operand& a, int64_t rows, int64_t first_vector, int64_t vectors, float* c,
-                    int64_t ldc, uint8_t* scratch) {
+                    int64_t ldc, uint8_t* scratch, const Blocking& blocking) {
   const Segments k = w.segments();
   const int64_t per_chunk = elements_per_chunk(w.format), bytes = chunk_bytes(w.format);
   const int64_t in_panel = first_vector % (kPanel / kLane), panel = first_vector - in_panel;
@@ -152,7 +153,9 @@ void multiply_panel(const Weights& w, const Operand& a, int64_t rows, int64_t fi
   uint8_t* const pairs = packed + (32 << 10);
   const bool scaled = w.scale != nullptr || a.scale != nullptr;
   // Few rows decode in the tile, as often as there are tiles; many share one decoded copy.
-  const int64_t decode_above = kDotsBf16 && !a.is_f32 ? 16 * kTileRows : kTileRows;
+  const int64_t decode_above = blocking.decode_rows > 0 ? blocking.decode_rows
+                               : kDotsBf16 && !a.is_f32 ? 16 * kTileRows
+                                                        : kTileRows;
 
   for (int64_t segment = 0; segment < k.count(); ++segment) {
     const int64_t first = segment * k.length, last = min(k.k, first + k.length);
@@ -165,10 +168,10 @@ void multiply_panel(const Weights& w, const Operand& a, int64_t rows, int64_t fi
       if (a.scale != nullptr) to = min(to, (from / a.group + 1) * a.group);
       const int64_t at = segment * k.padded + from - first;  // in padded k
       const int64_t chunks = round_up(to - from, k.unit) / per_chunk;
-      Piece p = {stream + at / per_chunk * width * bytes, w.format, width * bytes, chunks};
+      Piece p = {stream + at / per_chunk * width * bytes, w.format, width * bytes, chunks, blocking.prefetch};
       if (!w.packed) {
         pack_piece(w, first_vector, vectors, from, to, packed);
-        p = {packed, w.format, vectors * bytes, chunks};
+        p = {packed, w.format, vectors * bytes, chunks, 0};
       }
       if (rows > decode_above) p = decoded(p, vectors, pairs);
       Fold fold = {b_scale, a.scale != nullptr ? a.scale + from / a.group : nullptr, 0};
@@ -186,14 +189,14 @@ void multiply_panel(const Weights& w, const Operand& a, int64_t rows, int64_t fi
 bool multiplies_f32(Dtype a) { return a == Dtype::f32 || !kDotsBf16; }
 
 void multiply(const Weights& w, const Operand& a, int64_t rows, int64_t first_vector, int64_t vectors, float* c,
-              int64_t ldc, uint8_t* scratch) {
+              int64_t ldc, uint8_t* scratch, const Blocking& blocking) {
   const uint32_t rounding = set_gemm_rounding();
   for (int64_t r = 0; r < rows; ++r)
     for (int64_t v = 0; v < vectors; ++v) store(c + r * ldc + v * kLane, splat(0.0f));
   for (int64_t v = 0; v < vectors;) {
     const int64_t to_panel_end = kPanel / kLane - (first_vector + v) % (kPanel / kLane);
     const int64_t count = min(vectors - v, to_panel_end);
-    multiply_panel(w, a, rows, first_vector + v, count, c + v * kLane, ldc, scratch);
+    multiply_panel(w, a, rows, first_vector + v, count, c + v * kLane, ldc, scratch, blocking);
     v += count;
   }
   set_rounding(rounding);

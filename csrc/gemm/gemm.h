@@ -7,6 +7,7 @@
 // A piece is at most kPiece long and ends where a scale changes.
 #pragma once
 #include "core/types.h"
+#include "gemm/blocking.h"
 
 namespace sk::gemm {
 
@@ -111,7 +112,7 @@ struct Operand {
   bool multiplies_f32(Dtype a);                                                                                    \
   /* c[rows, 16 * vectors] = a * w[columns from 16 * first_vector]; scratch of scratch_bytes(). */                 \
   void multiply(const Weights& w, const Operand& a, int64_t rows, int64_t first_vector, int64_t vectors, float* c, \
-                int64_t ldc, uint8_t* scratch);                                                                    \
+                int64_t ldc, uint8_t* scratch, const Blocking& blocking = {});                                     \
   /* A row of segments.k elements (f32, bf16 or e4m3) as a row of an operand. */                                   \
   void prepare(const void* row, Dtype dtype, const Segments& segments, bool as_f32, void* out);                    \
   void pack(const Weights& from, int64_t first_vector, int64_t vectors, uint8_t* to);                              \

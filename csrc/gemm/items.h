@@ -2,16 +2,17 @@
 // block's parts lie next to each other, so that its weights come from memory once. Included inside a kernel's
 // namespace.
 
-// Rows of one part: their sums (64 columns of f32) stay in the second-level cache.
-constexpr int64_t kRowsPerItem = 256;
-
-// Products below which waking threads (some 5 us) costs more than it saves.
-constexpr int64_t kWorthThreads = 1 << 20;
+// Whether that many products are worth waking threads, which takes some 5 us.
+static bool worth_threads(const gemm::Blocking& blocking, int64_t products) {
+  constexpr int64_t kLeast = 1 << 20;
+  return blocking.threads != 1 && products >= kLeast;
+}
 
 struct Items {
   int64_t groups, blocks;   // column blocks of a group
+  int64_t item_rows;        // at most, of a part
   const int64_t* first;     // [groups + 1] item that a group starts with
-  int64_t most_rows;        // of an item
+  int64_t most_rows;        // of an item, as it is
 
   struct Item { int64_t group, block, first_row, rows; };
   int64_t count() const { return first[groups]; }
@@ -19,15 +20,15 @@ struct Items {
 
 // rows_of(g): how many rows group g has.
 template <class RowsOf>
-static Items make_items(int64_t groups, int64_t blocks, Scratch& scratch, const RowsOf& rows_of) {
+static Items make_items(int64_t groups, int64_t blocks, int64_t item_rows, Scratch& scratch, const RowsOf& rows_of) {
   int64_t* const first = scratch.take<int64_t>(groups + 1);
   int64_t most = 0;
   first[0] = 0;
   for (int64_t g = 0; g < groups; ++g) {
-    first[g + 1] = first[g] + blocks * ceil_div(rows_of(g), kRowsPerItem);
-    most = max(most, min(kRowsPerItem, rows_of(g)));
+    first[g + 1] = first[g] + blocks * ceil_div(rows_of(g), item_rows);
+    most = max(most, min(item_rows, rows_of(g)));
   }
-  return {groups, blocks, first, most};
+  return {groups, blocks, item_rows, first, most};
 }
 
 template <class RowsOf>
@@ -37,7 +38,7 @@ static Items::Item find_item(const Items& items, int64_t i, const RowsOf& rows_o
     const int64_t middle = (g + past) / 2;
     (items.first[middle] <= i ? g : past) = middle;
   }
-  const int64_t rows = rows_of(g), parts = ceil_div(rows, kRowsPerItem), local = i - items.first[g];
+  const int64_t rows = rows_of(g), parts = ceil_div(rows, items.item_rows), local = i - items.first[g];
   const int64_t part = local % parts, start = rows * part / parts;
   return {g, local / parts, start, rows * (part + 1) / parts - start};
 }

@@ -60,12 +60,10 @@ struct Fold {
   int64_t a_stride;
 };
 
-// c[MR rows, 16 * NV columns] += a * b over one piece. Far enough ahead to cover DRAM, near enough to stay in L1.
-constexpr int64_t kPrefetch = 2048;
-
+// c[MR rows, 16 * NV columns] += a * b over one piece.
 template <class A, Format F, int MR, int NV>
-static void tile(const A* const* a_rows, const uint8_t* b, int64_t stride, int64_t steps, float* c, int64_t ldc,
-                 const Fold* fold) {
+static void tile(const A* const* a_rows, const uint8_t* b, int64_t stride, int64_t steps, int64_t prefetch, float* c,
+                 int64_t ldc, const Fold* fold) {
   using W = Stream<F>;
   const A* a[MR];
   F32 acc[MR][NV];
@@ -80,7 +78,7 @@ static void tile(const A* const* a_rows, const uint8_t* b, int64_t stride, int64
 #pragma GCC unroll 4
     for (int v = 0; v < NV; ++v) {
       typename W::Pair w[W::kPairs];
-      __builtin_prefetch(b + v * chunk_bytes(F) + kPrefetch);
+      __builtin_prefetch(b + v * chunk_bytes(F) + prefetch);
       W::load(b + v * chunk_bytes(F), stride, w);
 #pragma GCC unroll 4
       for (int p = 0; p < W::kPairs; ++p)
@@ -109,7 +107,7 @@ static void tile(const A* const* a_rows, const uint8_t* b, int64_t stride, int64
 }
 
 template <class A>
-using TileFn = void (*)(const A* const*, const uint8_t*, int64_t, int64_t, float*, int64_t, const Fold*);
+using TileFn = void (*)(const A* const*, const uint8_t*, int64_t, int64_t, int64_t, float*, int64_t, const Fold*);
 
 // Tiles are as tall as the accumulators allow. Where weights are decoded on the way, twice as tall and half as wide:
 // each decoded vector then meets more rows, and decoding hides behind the products.

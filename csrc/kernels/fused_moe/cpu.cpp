@@ -87,7 +87,7 @@ void first_gemm(const Args& a, const Routed& routed, const gemm::Operand& x, con
   Scratch scratch;
   const auto rows_of = [&](int64_t e) { return routed.rows_of(e); };
   const int64_t width = a.quantize ? kGroup : gemm::kPanel;  // a group's scale needs all of it
-  const Items items = make_items(a.experts, ceil_div(a.inter, width), scratch, rows_of);
+  const Items items = make_items(a.experts, ceil_div(a.inter, width), a.blocking.item_rows, scratch, rows_of);
   const int64_t sums = items.most_rows * (width + gemm::kLane), row = width;
   const int64_t per_worker = (2 * sums + row) * 4 + gemm::kScratchBytes;
   uint8_t* const workers = scratch.take<uint8_t>(per_worker * threads());
@@ -108,8 +108,9 @@ void first_gemm(const Args& a, const Routed& routed, const gemm::Operand& x, con
         uint8_t* const work = reinterpret_cast<uint8_t*>(activated + row);
         const Columns of_gate(column, count), of_up(a.inter + column, count);
         gemm::SK_ISA::multiply(w, tokens, item.rows, of_gate.first_vector, of_gate.vectors, gate, of_gate.stride(),
-                               work);
-        gemm::SK_ISA::multiply(w, tokens, item.rows, of_up.first_vector, of_up.vectors, up, of_up.stride(), work);
+                               work, a.blocking);
+        gemm::SK_ISA::multiply(w, tokens, item.rows, of_up.first_vector, of_up.vectors, up, of_up.stride(), work,
+                               a.blocking);
 
         const F32 limit = splat(a.limit);
         for (int64_t r = 0; r < item.rows; ++r) {
@@ -134,7 +135,7 @@ void first_gemm(const Args& a, const Routed& routed, const gemm::Operand& x, con
           }
         }
       },
-      routed.rows * a.hidden * a.inter >= kWorthThreads);
+      worth_threads(a.blocking, routed.rows * a.hidden * a.inter));
 }
 
 // out[t, :] = sum over j, in order, of weight * (w2[e] @ hidden). A worker does some columns of all experts' rows, so
@@ -153,7 +154,8 @@ void second_gemm(const Args& a, const Routed& routed, const gemm::Operand& hidde
         for (int64_t e = 0; e < a.experts; ++e)
           if (const int64_t rows = routed.rows_of(e), first = routed.expert_offsets[e]; rows > 0)
             gemm::SK_ISA::multiply(a.w2.expert(e), rows_from(hidden, first), rows, column / gemm::kLane,
-                                   ceil_div(count, gemm::kLane), y + first * kOutColumns, kOutColumns, work);
+                                   ceil_div(count, gemm::kLane), y + first * kOutColumns, kOutColumns, work,
+                                   a.blocking);
 
         with_float_type(a.out_dtype, [&](auto type) {
           for (int64_t t = 0; t < routed.tokens; ++t) {
@@ -172,7 +174,7 @@ void second_gemm(const Args& a, const Routed& routed, const gemm::Operand& hidde
           }
         });
       },
-      routed.rows * a.hidden * a.inter >= kWorthThreads);
+      worth_threads(a.blocking, routed.rows * a.hidden * a.inter));
 }
 
 }  // namespace

@@ -18,6 +18,7 @@ struct Args {
   bool weight_on_hidden; // multiply by the routing weight before the second GEMM
   void* out;             // [tokens, hidden]
   Dtype out_dtype;
+  gemm::Blocking blocking;
 };
 
 SK_CPU_VARIANTS

@@ -35,7 +35,8 @@ void run(const Args& a) {
   const gemm::Operand x = make_operand(a.weights, a.a, a.a_dtype, a.a_scale, a.a_group, a.rows, scratch);
 
   const auto rows_of = [&](int64_t g) { return a.groups[g].rows; };
-  const Items items = make_items(a.group_count, ceil_div(a.weights.n, gemm::kPanel), scratch, rows_of);
+  const Items items =
+      make_items(a.group_count, ceil_div(a.weights.n, gemm::kPanel), a.blocking.item_rows, scratch, rows_of);
   const int64_t sums = items.most_rows * gemm::kPanel, per_worker = sums * 4 + gemm::kScratchBytes;
   uint8_t* const workers = scratch.take<uint8_t>(per_worker * threads());
 
@@ -48,10 +49,10 @@ void run(const Args& a) {
         float* const c = reinterpret_cast<float*>(workers + worker * per_worker);
         gemm::SK_ISA::multiply(a.weights.expert(a.groups[item.group].expert), rows_from(x, row), item.rows,
                                column / gemm::kLane, ceil_div(columns, gemm::kLane), c, gemm::kPanel,
-                               reinterpret_cast<uint8_t*>(c + sums));
+                               reinterpret_cast<uint8_t*>(c + sums), a.blocking);
         finish(a, c, row, item.rows, column, columns);
       },
-      a.rows * a.weights.n * a.weights.k >= kWorthThreads);
+      worth_threads(a.blocking, a.rows * a.weights.n * a.weights.k));
 }
 
 }  // namespace sk::gemm_groups::SK_ISA

@@ -24,6 +24,7 @@ struct Args {
   void* out;                   // [rows, n]; rows of no group are left alone
   Dtype out_dtype;             // f32 or bf16
   gemm::DeviceGroups on_device;  // instead of groups, on a device
+  gemm::Blocking blocking;
 };
 
 SK_CPU_VARIANTS
