@@ -45,8 +45,8 @@ class Truth:
     def judge(self, result: Any, ours: bool) -> Judgement:
         """Compare a result with the reference.
 
-        Ours must be within the tolerance of the op's record, bit for bit if that is zero. A peer may round
-        where its makers like, order selections differently, and return fewer tensors.
+        Ours must be within twice the tolerance of the op's record, bit for bit if that is zero. A peer may
+        round where its makers like, order selections differently, and return fewer tensors.
         """
         pairs = [
             (got, want)
@@ -58,7 +58,8 @@ class Truth:
         error, complaint = max(distance(got, want) for got, want in pairs), ""
         if ours:
             try:
-                assert_close(tuple(g for g, _ in pairs), tuple(w for _, w in pairs), self.max_err)
+                # The reference rounds too: sums on two sides of a tie come out a rounding apart.
+                assert_close(tuple(g for g, _ in pairs), tuple(w for _, w in pairs), 2 * self.max_err)
             except AssertionError as wrong:
                 complaint = str(wrong)
         elif not error <= PEER_ERROR:

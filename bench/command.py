@@ -6,7 +6,7 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from sparsekern.catalogue import OPS
 from sparsekern.config import ISAS, config
 
 from . import baselines, compare, flashinfer, page
-from .case import Case, as_json
+from .case import as_json
 from .case import run as run_case
 from .loads import ROUTINGS
 from .machine import circumstances
@@ -44,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     what(
         "--shape",
         nargs="+",
-        type=_size,
+        type=size,
         default=[],
         metavar="K=V",
         help="sizes instead of the first recorded ones",
@@ -135,7 +135,12 @@ examples:
   sparsekern bench record --json after.jsonl && sparsekern bench --compare before.jsonl after.jsonl"""
 
 
-def _size(text: str) -> tuple[str, int]:
+def size(text: str) -> tuple[str, int]:
+    """Read NAME=NUMBER.
+
+    Raises:
+        ArgumentTypeError: it is not that.
+    """
     name, _, value = text.partition("=")
     if not name or not value.lstrip("-").isdigit():
         raise argparse.ArgumentTypeError(f"{text!r} is not NAME=NUMBER")
@@ -236,7 +241,7 @@ class Progress:
         self.count, self.budget, self.on = count, budget, sys.stderr.isatty()
         self.start = time.monotonic()
 
-    def of(self, i: int, case: Case) -> Any:
+    def of(self, i: int, case: Any) -> Callable[[str, float], None]:
         """What `measure` calls when a case gets on."""
 
         def show(text: str, part: float = 0.0) -> None:

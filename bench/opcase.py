@@ -53,20 +53,16 @@ def op_case(
 
 
 def _prepare(op: Op, dims: Dims, cache: str, routing: str, compile: bool) -> Work:
-    x = {name: _tamed(value) for name, value in op.inputs(dims, seeded(op, dims)).items()}
-    if routing and "ids" in x:
-        x["ids"] = loads.ROUTINGS[routing](len(x["ids"]), dims["E"], x["ids"].shape[1], seeded(op, dims))
-    weights = [
-        name for name in WEIGHTS if name in x and f"{name}_block" in inspect.signature(op.fn).parameters
-    ]
+    x = inputs(op, dims, routing)
+    weights = weights_of(op, x)
     key, made, missing, traffic = format_key(dims), {}, {}, {}
     everyone = {**_ours(op, weights), **peers(op, compile)}
     forms: dict[Form, Arguments] = {}
     for label, peer in everyone.items():
         if peer.form not in forms:
-            forms[peer.form] = _in_form(x, weights, peer.form)
-        copies = _copies(forms[peer.form], weights) if cache == COLD else iter([forms[peer.form]])
-        calls = [attempt(peer.prepare, copy) for copy in copies]
+            forms[peer.form] = in_form(x, weights, peer.form)
+        held = copies(forms[peer.form], weights) if cache == COLD else iter([forms[peer.form]])
+        calls = [attempt(peer.prepare, copy) for copy in held]
         lost = next((call for call in calls if isinstance(call, Missing)), None)
         if lost is not None:
             missing[label] = str(lost)
@@ -83,6 +79,19 @@ def _prepare(op: Op, dims: Dims, cache: str, routing: str, compile: bool) -> Wor
         truth(op, x, dims),
         (op, x),
     )
+
+
+def inputs(op: Op, dims: Dims, routing: str = "") -> Arguments:
+    """The arguments of a call, as a model would have them."""
+    x = {name: _tamed(value) for name, value in op.inputs(dims, seeded(op, dims)).items()}
+    if routing and "ids" in x:
+        x["ids"] = loads.ROUTINGS[routing](len(x["ids"]), dims["E"], x["ids"].shape[1], seeded(op, dims))
+    return x
+
+
+def weights_of(op: Op, x: Mapping[str, Any]) -> list[str]:
+    """Which of the arguments are weights."""
+    return [name for name in WEIGHTS if name in x and f"{name}_block" in inspect.signature(op.fn).parameters]
 
 
 def _tamed(value: Any) -> Any:
@@ -111,7 +120,7 @@ def _in_turn(calls: list[Call]) -> Contender:
     return lambda i: calls[i % len(calls)]()
 
 
-def _copies(x: Arguments, weights: list[str]) -> Iterator[Arguments]:
+def copies(x: Arguments, weights: list[str]) -> Iterator[Arguments]:
     """The call on as many copies of its weights as it takes to find none of them in a cache."""
     size = sum(_parts(x[name])[0].nbytes for name in weights)
     yield x
@@ -130,7 +139,7 @@ def _copy(w: Any) -> Any:
     return w._replace(**{name: t.clone() for name, t in w._asdict().items() if isinstance(t, Tensor)})
 
 
-def _in_form(x: Mapping[str, Any], weights: list[str], form: Form) -> Arguments:
+def in_form(x: Mapping[str, Any], weights: list[str], form: Form) -> Arguments:
     """The call on weights in another form: packed, or widened to the same values."""
     changed = dict(x)
     for name in weights if form != "stored" else ():

@@ -85,6 +85,12 @@ def _layer(suite: str, choice: Choice, tokens: Iterable[int], dims: Dims) -> Ite
     return _cases(suite, choice, named)
 
 
+def sizes(choice: Choice) -> Iterator[Named]:
+    """The ops that were asked for, at their sizes, in all formats."""
+    for name, op, dims in _sizes(choice):
+        yield from ((f"{name} {kind}".strip(), op, sized) for kind, sized in _formats(choice, dims))
+
+
 def _sizes(choice: Choice) -> Iterator[Named]:
     for op in filter(choice.takes, OPS.values()):
         if choice.models:
@@ -119,15 +125,20 @@ def _label(op: Op, dims: Dims) -> str:
 def _cases(suite: str, choice: Choice, named: Iterable[Named]) -> Iterator[Case]:
     """Some sizes, in all formats, with all routings, and with weights from memory or the caches."""
     for name, op, dims in named:
-        key, routed = format_key(dims), any(a.name == "ids" for a in op.args)
-        formats = choice.formats if key else ()
-        caches = choice.cache if key else (COLD,)
-        routings = choice.routing if routed else ()
-        for kind, cache, routing in itertools.product(formats or ("",), caches, routings or ("",)):
-            sized = {**dims, key: models.FORMATS[kind]} if kind else dims
+        caches = choice.cache if format_key(dims) else (COLD,)
+        routings = choice.routing if any(a.name == "ids" for a in op.args) else ()
+        several = itertools.product(_formats(choice, dims), caches, routings or ("",))
+        for (kind, sized), cache, routing in several:
             words = [name, kind, cache if len(caches) > 1 else "", routing]
             label = " ".join(filter(None, words))
             yield op_case(suite, label, op, sized, cache=cache, routing=routing, compile=choice.compile)
+
+
+def _formats(choice: Choice, dims: Dims) -> Iterator[tuple[str, Dims]]:
+    """The same sizes in every format that was asked for, and its name; as they are if none was."""
+    key = format_key(dims)
+    for kind in choice.formats if key and choice.formats else ("",):
+        yield kind, {**dims, key: models.FORMATS[kind]} if kind else dims
 
 
 # --- calls --------------------------------------------------------------------------------------------------

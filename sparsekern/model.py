@@ -263,3 +263,9 @@ def choose(p: Problem, m: Machine | None = None) -> Choice:
 def changes(config: Mapping[str, int]) -> int:
     """Knobs that are not at their default."""
     return sum(config[name] != value for name, value in DEFAULT.config.items())
+
+
+def describe(config: Mapping[str, int]) -> str:
+    """A configuration by what is not as in the kernels."""
+    words = [f"{name} {value}" for name, value in config.items() if DEFAULT.config.get(name) != value]
+    return ", ".join(words) or "as the kernels do unasked"

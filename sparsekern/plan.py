@@ -64,9 +64,14 @@ def planned(problem: model.Problem) -> model.Choice:
     return model.choose(problem)
 
 
-def choose(op: str, a: int, weights: int, *rest: Any) -> tuple[int, int, int, int]:
-    """What `_C` asks when it meets a kind of call first; its arguments are the fields of a problem."""
-    problem = model.Problem(op, list(DTYPES)[a], FORMATS[weights], *rest)
+def problem_of(op: str, a: int, weights: int, *rest: Any) -> model.Problem:
+    """A kind of call as `_C` describes it."""
+    return model.Problem(op, list(DTYPES)[a], FORMATS[weights], *rest)
+
+
+def choose(*kind: Any) -> tuple[int, int, int, int]:
+    """What `_C` asks when it meets a kind of call first."""
+    problem = problem_of(*kind)
     choice = planned(problem)
     _log.info("%s: %s %s", choice.source, problem, dict(choice.config))
     return choice.numbers

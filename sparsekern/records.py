@@ -24,10 +24,10 @@ from pathlib import Path
 from typing import Any
 
 from sparsekern.config import config
-from sparsekern.model import KNOBS, allowed
+from sparsekern.model import CUDA_KNOBS, KNOBS, allowed
 
 SCHEMA = 1
-SOURCES = ("measured", "modelled", "default", "imported")  # default: searched, and nothing beat the default
+SOURCES = ("measured", "modelled", "default", "imported")  # default: measured, and nothing beat it
 SHIPPED = Path(__file__).parent / "tuning"
 LARGEST_FILE, LONGEST_LINE, DEEPEST = 16 << 20, 64 << 10, 6
 _NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,63}")
@@ -99,6 +99,8 @@ def parse(line: str) -> Record:
     if set(raw) - known or not {"op", "device", "key", "config", "source", "version"} <= set(raw):
         raise _Odd("unexpected or missing fields")
     _check(raw)
+    knobs = next(k for k in (KNOBS, CUDA_KNOBS) if set(k) == set(raw["config"]))
+    raw["config"] = {name: raw["config"][name] for name in knobs}  # in the order of the knobs
     raw["tried"] = tuple(raw.get("tried", ()))
     return Record(**raw)
 

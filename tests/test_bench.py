@@ -163,7 +163,7 @@ def test_a_shape_of_ones_own() -> None:
 def test_cold_weights_are_larger_than_the_caches(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(opcase, "cache_bytes", lambda: 4 << 10)
     x = {"b": torch.zeros(1 << 10, dtype=torch.uint8), "a": torch.zeros(3)}
-    copies = list(opcase._copies(x, ["b"]))
+    copies = list(opcase.copies(x, ["b"]))
     assert len({c["b"].data_ptr() for c in copies}) == len(copies) == 12
     assert len({c["a"].data_ptr() for c in copies}) == 1
 

@@ -1,4 +1,4 @@
-"""The command line: `sparsekern info | demo | bench | verify`."""
+"""The command line: `sparsekern info | demo | bench | tune | verify`."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ COMMANDS = {
     "info": ("sparsekern.cli.info", "what this build offers on this machine, op by op"),
     "demo": ("sparsekern.cli.demo", "a small DeepSeek-V4 model on transformers, then on sparsekern"),
     "bench": ("sparsekern._bench.command", "time the ops beside their peers and the limits of the machine"),
+    "tune": ("sparsekern.cli.tune", "find out what is fastest here, and look after the records of it"),
     "verify": ("sparsekern.cli.verify", "run every op against its reference, on every instruction set"),
 }
 

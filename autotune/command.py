@@ -1,0 +1,128 @@
+"""`sparsekern tune run`: tune size after size, record, report."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import statistics
+import time
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from sparsekern import model, plan, records
+from sparsekern.cli import load
+from sparsekern.config import config
+from sparsekern.device import cpu
+
+from .search import search
+from .task import Task
+from .tune import FAILED, REFUSED, Effort, Outcome, tune_safely
+from .worker import make
+
+command, models, suites = (load(f"sparsekern._bench.{part}") for part in ("command", "models", "suites"))
+
+
+def run(args: argparse.Namespace) -> int:
+    """Tune every size; 1 if one failed, 3 if nothing could be recorded because the machine is busy."""
+    tasks = _tasks(args)
+    if args.list:
+        _list_tasks(tasks, args)
+        return 0
+    folder = args.out or records.user_folder()
+    _check_writable(folder)
+    print(f"{cpu().name}, {args.threads or config.threads} threads, {args.isa or config.isa}; ", end="")
+    print(f"{len(tasks)} sizes, records go to {folder}")
+    progress, done = command.Progress(len(tasks), args.budget), []
+    for i, task in enumerate(tasks):
+        if progress.late(i):
+            print(f"{len(tasks) - i} sizes left out: {args.budget:.0f} seconds are over")
+            break
+        share = progress.share(i) if args.budget else math.inf
+        effort = Effort(
+            args.candidates,
+            args.rounds,
+            round_seconds=args.seconds,
+            patience=min(args.patience, 0.3 * share),
+            force=args.force,
+            deadline=time.monotonic() + 1.5 * share,
+        )
+        outcome = tune_safely(task, effort, folder, progress.of(i, task))
+        progress.clear()
+        print(_line(outcome), flush=True)
+        if outcome.record is not None:
+            records.write(folder, [outcome.record])
+        done.append(outcome)
+    plan.reload()
+    print(_summary(done))
+    statuses = {o.status for o in done}
+    return 1 if FAILED in statuses else 3 if statuses == {REFUSED} else 0
+
+
+def _check_writable(folder: Path) -> None:
+    """Before an hour of measuring, not after.
+
+    Raises:
+        OSError: records cannot be written there.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    probe = folder / ".probe"
+    probe.write_text("")
+    probe.unlink()
+
+
+def _tasks(args: argparse.Namespace) -> list[Task]:
+    for name, known, what in ((args.model, models.MODELS, "model"), (args.weights, models.FORMATS, "format")):
+        for given in name:
+            if given not in known:
+                raise ValueError(f"no {what} is called {given!r}, choose from {', '.join(known)}")
+    try:
+        shape = dict(map(command.size, args.shape))
+    except argparse.ArgumentTypeError as error:
+        raise ValueError(str(error)) from error
+    choice = suites.Choice(tuple(args.op), tuple(args.model), tuple(args.tokens), shape, tuple(args.weights))
+    chosen = choice.models or choice.shape
+    sizes = ((op, dims) for _, op, dims in suites.sizes(choice) if chosen or op.bytes(dims) < 3e8)
+    return [Task(op.name, dims, args.threads, args.isa) for op, dims in sizes]
+
+
+def _list_tasks(tasks: Sequence[Task], args: argparse.Namespace) -> None:
+    for task in tasks:
+        problem = make(task).problem
+        found = search(problem, [model.choose(problem).config], args.candidates)
+        print(f"{task.name}: {len(found.configs)} to try")
+        for what, why in found.dropped.items():
+            print(f"    not {what}: {why}")
+
+
+def _line(outcome: Outcome) -> str:
+    """One task, for people."""
+    text = f"{outcome.task.name}: "
+    trouble = Counter(t.status for t in outcome.tried if t.status not in ("timed", "worse"))
+    tail = "".join(f", {count} {status}" for status, count in trouble.items())
+    r = outcome.record
+    if r is None:
+        return f"{text}{outcome.status}: {outcome.reason}{tail}"
+    how = f"noise {100 * r.spread:.0f} %, {len(outcome.tried)} tried{tail}"
+    if r.source == "default":
+        return f"{text}nothing beats the default ({how})"
+    than = f"{r.gain:.2f} x as fast as the default, {outcome.over_model:.2f} x as the model's choice"
+    return f"{text}{model.describe(r.config)}: {than} ({how})"
+
+
+def _summary(done: Sequence[Outcome]) -> str:
+    found = [o for o in done if o.record is not None]
+    counts = Counter(o.status for o in done)
+    text = ", ".join(f"{count} {status}" for status, count in counts.items()) or "nothing to do"
+    if not found:
+        return text
+    default = _mean([o.record.gain for o in found if o.record is not None])
+    modelled, near = _mean([o.over_model for o in found]), sum(o.of_best <= 1.1 for o in found)
+    return (
+        f"{text}\ngeometric means: {default:.3f} x as fast as the default, {modelled:.3f} x as the model's "
+        f"choice, which is within 10 % of the fastest in {near} of {len(found)} sizes"
+    )
+
+
+def _mean(ratios: Sequence[float]) -> float:
+    return math.exp(statistics.fmean(math.log(max(r, 1e-3)) for r in ratios))
