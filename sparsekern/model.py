@@ -159,11 +159,12 @@ class Machine:
 
 
 def predict(p: Problem, config: Mapping[str, int], m: Machine) -> float:
-    """Seconds."""
+    """Seconds; hardly any for a call that has nothing to multiply."""
     threads = 1 if config["threads"] == 1 or p.rows * p.n * p.k < 1 << 20 else p.threads
     total = m.wake if threads > 1 else 0.0
     for n, k, cut in p.products():
-        total += _gemm(p, n, k, cut, config, threads, m)
+        if min(n, k, p.rows, p.groups) > 0:
+            total += _gemm(p, n, k, cut, config, threads, m)
     return total
 
 

@@ -17,6 +17,7 @@ from sparsekern.model import DEFAULT, KNOBS, Machine, Problem
 from sparsekern.testing import assert_same_bits, cpu_isas, seeded
 
 PROBLEM = Problem("gemm", "bf16", "e4m3", True, 128, 2048, 7168, 1, 16, 2, "avx2")
+DEFAULT_MODELLED = model.Choice(DEFAULT.config, "modelled")
 # Every knob at both ends, and all of them at once.
 EXTREMES = [
     *(
@@ -206,6 +207,14 @@ def test_what_cannot_matter_is_not_tried() -> None:
     assert "a group has 1 rows" in dropped.values()
     bf16 = Problem(**{**vars(PROBLEM), "weights": "bf16", "rows": 512})
     assert {c["decode_rows"] for c in model.candidates(bf16)[0]} == {0}
+
+
+@pytest.mark.parametrize("empty", [{"rows": 0}, {"n": 0}, {"k": 0}, {"groups": 0, "rows": 0}])
+def test_calls_with_nothing_to_do_are_planned(empty: dict[str, int]) -> None:
+    for op in model.TUNED:
+        assert model.choose(Problem(**{**vars(PROBLEM), "op": op, **empty}), Machine()) == DEFAULT_MODELLED
+    one = Problem(**{**vars(PROBLEM), "op": "fused_moe", "n": 1, "k": 1})  # its second GEMM has no columns
+    assert model.predict(one, DEFAULT.config, Machine()) > 0
 
 
 @pytest.mark.parametrize("rows", [1, 8, 64, 4096])
