@@ -11,6 +11,7 @@ import torch as _torch  # noqa: F401  # first: its OpenMP runtime becomes ours t
 from sparsekern import reference as reference
 from sparsekern.backend import trace as trace
 from sparsekern.config import config as config
+from sparsekern.kv import PagedKVCache as PagedKVCache
 from sparsekern.ops._kv import KvFormat as KvFormat
 from sparsekern.ops._kv import kv_page_bytes as kv_page_bytes
 from sparsekern.ops.dequantize import dequantize as dequantize
