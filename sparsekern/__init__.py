@@ -46,6 +46,7 @@ from sparsekern.ops.quantize_fp4 import quantize_fp4 as quantize_fp4
 from sparsekern.ops.quantize_fp8 import quantize_fp8 as quantize_fp8
 from sparsekern.ops.quantize_fp8_blocks import quantize_fp8_blocks as quantize_fp8_blocks
 from sparsekern.ops.rms_norm import rms_norm as rms_norm
+from sparsekern.ops.rope import rope as rope
 from sparsekern.ops.route_hash import route_hash as route_hash
 from sparsekern.ops.route_topk import Routing as Routing
 from sparsekern.ops.route_topk import route_topk as route_topk

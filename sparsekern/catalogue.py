@@ -31,6 +31,7 @@ from sparsekern.ops.quantize_fp4 import OP as quantize_fp4
 from sparsekern.ops.quantize_fp8 import OP as quantize_fp8
 from sparsekern.ops.quantize_fp8_blocks import OP as quantize_fp8_blocks
 from sparsekern.ops.rms_norm import OP as rms_norm
+from sparsekern.ops.rope import OP as rope
 from sparsekern.ops.route_hash import OP as route_hash
 from sparsekern.ops.route_topk import OP as route_topk
 from sparsekern.ops.router_gather import OP as router_gather
@@ -77,6 +78,7 @@ OPS: dict[str, Op] = {
         indexer_topk,
         indexer_topk_paged,
         merge_attn_states,
+        rope,
         kv_write,
         kv_read,
         kv_gather,

@@ -49,6 +49,7 @@ def docstring(op: Op) -> str:
             *(f"{a.name}: {forms(a)} {dtypes(op, a)}. {capital(a.doc)}{how(a)}." for a in op.args),
             *(f"{a.name}: {forms(a)} {dtypes(op, a)}. {capital(a.doc)}." for a in arguments(op)),
             *(f"{o.name}: {kind(o)}." for o in visible(op)),
+            *(f"{name}: {inspect.signature(op.fn).parameters[name].annotation}." for name in op.apart),
             *["out: where to write the result, instead of into new memory."] * bool(op.outs),
         ],
         "Returns": [

@@ -162,6 +162,7 @@ class Op:
         default_factory=dict
     )  # size known only from values -> option that fixes it, or ""
     hidden: tuple[Option, ...] = ()  # options that `fn` finds out by itself
+    apart: tuple[str, ...] = ()  # parameters that `fn` takes apart: into hidden options, or into arguments
 
     name: str = field(init=False)
     options: tuple[Option, ...] = field(init=False)
@@ -187,7 +188,7 @@ class Op:
                 or types.NoneType in typing.get_args(hints[n])
             ),
         )
-        shown = [p for p in parameters.values() if p.name not in (*names, "out", "workspace")]
+        shown = [p for p in parameters.values() if p.name not in (*names, *self.apart, "out", "workspace")]
         set_("options", (*(_option(p, hints[p.name]) for p in shown), *self.hidden))
         set_("forms", {a.name: a.forms for a in self.args})
         set_("shapes", {o.name: Shape(o.shape) for o in self.outs})

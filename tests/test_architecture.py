@@ -24,6 +24,7 @@ LAYERS = {
     "simd": {"simd", "core"},
     "gemm": {"gemm", "simd", "core"},
     "moe": {"moe", "simd", "core"},
+    "rope": {"rope", "simd", "core"},
     "hyper": {"hyper", "simd", "core"},
     "quant": {"quant", "simd", "core"},
     "kv": {"kv", "simd", "core"},

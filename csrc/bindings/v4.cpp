@@ -1,0 +1,73 @@
+// Positions, and what DeepSeek-V4 makes of its keys.
+#include <cmath>
+#include <iterator>
+
+#include "bindings/families.h"
+#include "bindings/frequencies.h"
+#include "bindings/indices.h"
+#include "kernels/rope/op.h"
+
+namespace sk {
+namespace {
+
+// The options theta, rotary_dim, layout, offset, inverse, then YaRN's four, from option `first` on.
+rope::Rotation rotation(Call& c, int first, int first_of_yarn, int64_t dim) {
+  enum { kTheta, kRotaryDim, kLayout, kOffset, kInverse };
+  enum { kFactor, kOriginal, kFast, kSlow };
+  const double theta = c.option(first + kTheta).real;
+  const int64_t width = c.integer(first + kRotaryDim), offset = c.integer(first + kOffset);
+  const bool has_yarn = c.option(first_of_yarn).present;
+  if (!(std::isfinite(theta) && theta >= 1) || (has_yarn && theta == 1))
+    fail("theta is ", theta, ", expected a finite number", has_yarn ? " above 1" : ", 1 or more");
+  if (width < 2 || width % 2 != 0 || width > dim)
+    fail("rotary_dim is ", width, ", expected an even number from 2 to the ", dim, " channels of x");
+  if (offset < 0 || offset > dim - width)
+    fail("offset is ", offset, ", expected 0 to ", dim - width, ", for ", width, " of ", dim, " channels");
+  const auto number = [&](int i) { return c.option(first_of_yarn + i).real; };
+  const Yarn yarn = {number(kFactor), number(kOriginal), number(kFast), number(kSlow)};
+  for (const double value : {yarn.factor, yarn.original_positions, yarn.beta_fast, yarn.beta_slow})
+    if (has_yarn && !(std::isfinite(value) && value > 0)) fail("yarn has ", value, ", expected positive numbers");
+  float* frequency = c.scratch().take<float>(round_up(width / 2, 16));
+  rope_frequencies(theta, width / 2, has_yarn ? &yarn : nullptr, frequency);
+  return {.frequency = frequency,
+          .offset = offset,
+          .pairs = width / 2,
+          .half = c.integer(first + kLayout) == 1,
+          .inverse = c.flag(first + kInverse)};
+}
+
+void rope(Call& c) {
+  enum { kX, kPositions };
+  enum { kTheta, kYarnFactor = 5 };
+  const TensorView &x = c.arg(kX), &given_positions = c.arg(kPositions);
+  if (x.rank < 2) fail("x has one dimension, expected tokens and channels at least");
+  const int64_t tokens = x.shape[0], dim = x.last();
+  if (given_positions.size() != tokens)
+    fail("positions has ", given_positions.size(), " entries, expected one for each of the ", tokens, " tokens of x");
+  const rope::Rotation how = rotation(c, kTheta, kYarnFactor, dim);
+  const int32_t* positions = c.indices(kPositions);
+  check_range(c, kPositions, "positions", positions, -int64_t{INT32_MAX}, int64_t{INT32_MAX} + 1);
+  c.make_outputs();
+  c.run(rope::kVariants, {.x = x.as_rows<const void>(),
+                          .dtype = x.dtype,
+                          .positions = positions,
+                          .rotation = how,
+                          .tables = c.scratch().take<float>(threads() * rope::table_floats(how.pairs)),
+                          .y = c.out(0).data,
+                          .tokens = tokens,
+                          .heads = x.rows() / max(tokens, 1),
+                          .dim = dim});
+}
+
+constexpr Binding kBindings[] = {
+    {"rope",
+     "x positions theta rotary_dim layout offset inverse yarn_factor yarn_original_max_position_embeddings "
+     "yarn_beta_fast yarn_beta_slow",
+     &rope},
+};
+
+}  // namespace
+
+Family v4_family() { return {kBindings, std::size(kBindings)}; }
+
+}  // namespace sk

@@ -1,0 +1,125 @@
+"""Positions and compressed keys: what the records' tests do not ask."""
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from cases import EACH_ISA, inputs, run
+from torch import Tensor
+
+import sparsekern
+from sparsekern.catalogue import OPS
+from sparsekern.schema import DtypeError, ShapeError
+from sparsekern.testing import assert_close, assert_same_bits
+
+ROPE = OPS["rope"]
+YARN = {"factor": 16, "original_max_position_embeddings": 65536, "beta_fast": 32, "beta_slow": 1}
+
+
+# --- rope ---------------------------------------------------------------------------------------------------
+
+
+def cosines(positions: Tensor, **options: Any) -> tuple[Tensor, Tensor]:
+    """Cosines and sines of the angles of one pair, made by rotating (1, 0)."""
+    x = torch.tensor([1.0, 0.0]).expand(len(positions), 2).contiguous()
+    y = sparsekern.rope(x, positions, theta=1.0, rotary_dim=2, layout="interleaved", offset=0, **options)
+    return y[:, 0], y[:, 1]
+
+
+@pytest.mark.parametrize("isa", EACH_ISA)
+def test_cosines_and_sines_are_rounded_once(isa: str) -> None:
+    """Against float64, whose own error is far below the distance of float32 numbers."""
+    rng = torch.Generator().manual_seed(0)
+    positions = torch.cat(
+        [torch.arange(-2000, 20000), torch.randint(-(2**31) + 1, 2**31 - 1, (20000,), generator=rng)]
+    )
+    with sparsekern.config.using(isa=isa):
+        cosine, sine = cosines(positions)
+        backwards = cosines(positions, inverse=True)
+    angle = positions.float().double()
+    assert (cosine == angle.cos().float()).double().mean() > 0.9999
+    assert (sine == angle.sin().float()).double().mean() > 0.9999
+    torch.testing.assert_close(cosine.double(), angle.cos(), atol=0, rtol=2**-24 + 1e-9)
+    torch.testing.assert_close(sine.double(), angle.sin(), atol=1e-15, rtol=2**-24 + 1e-9)
+    assert torch.equal(cosine, backwards[0]) and torch.equal(-sine, backwards[1])
+
+
+def test_turning_back_gives_what_was() -> None:
+    x = inputs(ROPE, {"T": 50, "H": 4, "D": 96, "rotary_dim": 64, "yarn": 1, "f32": 1, "length": 10**6})
+    assert_close(ROPE.fn(**{**x, "x": ROPE.fn(**x), "inverse": True}), x["x"], 2e-6)
+
+
+def test_layouts_are_permutations_of_each_other() -> None:
+    x = inputs(ROPE, {"T": 9, "H": 2, "D": 64})
+    order = torch.arange(64).view(32, 2).T.reshape(-1)  # the even channels, then the odd ones
+    half = ROPE.fn(**{**x, "x": x["x"][..., order].contiguous(), "layout": "half"})
+    assert_same_bits(half, ROPE.fn(**x)[..., order].contiguous())
+
+
+def test_attention_scores_depend_on_distance_alone() -> None:
+    q, k = (torch.randn(1, 64, generator=torch.Generator().manual_seed(s)) for s in (0, 1))
+    options: dict[str, Any] = {"theta": 1e4, "rotary_dim": 64, "layout": "interleaved", "offset": 0}
+
+    def score(at: int) -> float:
+        a = sparsekern.rope(q, torch.tensor([at + 7]), **options)
+        return float(a @ sparsekern.rope(k, torch.tensor([at]), **options).T)
+
+    assert math.isclose(score(0), score(300), rel_tol=1e-3, abs_tol=1e-3)
+    assert not math.isclose(score(0), float(q @ k.T), abs_tol=0.1)
+
+
+@pytest.mark.parametrize("kind", ["main", "compress"])
+def test_rope_agrees_with_transformers(kind: str) -> None:
+    transformers = pytest.importorskip("transformers", "5.0")
+    from transformers.models.deepseek_v4 import modeling_deepseek_v4 as v4
+
+    c = transformers.DeepseekV4Config()
+    embedding = v4.DeepseekV4RotaryEmbedding(c)
+    parameters = c.rope_parameters[kind]
+    yarn = {name: parameters.get(name, YARN[name]) for name in YARN} if "factor" in parameters else None
+    positions = torch.cat([torch.arange(3000), torch.arange(60000, 61000)])
+    x = torch.randn(4000, 2, c.head_dim, generator=torch.Generator().manual_seed(2))
+    cosine, sine = embedding(x, positions[None], layer_type=kind)
+    want = v4.apply_rotary_pos_emb(x[None], cosine, sine, unsqueeze_dim=2)[0]
+    width = 2 * cosine.shape[-1]
+    got = sparsekern.rope(
+        x,
+        positions,
+        theta=parameters["rope_theta"],
+        rotary_dim=width,
+        layout="interleaved",
+        offset=c.head_dim - width,
+        yarn=yarn,
+    )
+    scaling = getattr(embedding, f"{kind}_attention_scaling")
+    assert scaling == 1.0
+    assert_close(got, want, 4e-7)
+
+
+BAD_ROPE: list[tuple[dict[str, Any], type[Exception], str]] = [
+    ({"theta": 0.5}, ShapeError, "theta is 0.5"),
+    ({"theta": float("nan")}, ShapeError, "theta is nan"),
+    ({"theta": 1.0, "yarn": YARN}, ShapeError, "theta is 1.0"),
+    ({"rotary_dim": 63}, ShapeError, "rotary_dim is 63, expected an even number from 2 to the 96"),
+    ({"rotary_dim": 98}, ShapeError, "rotary_dim is 98"),
+    ({"offset": 33}, ShapeError, "offset is 33, expected 0 to 32"),
+    ({"offset": -1}, ShapeError, "offset is -1"),
+    ({"positions": torch.zeros(4, dtype=torch.int32)}, ShapeError, "positions has 4 entries"),
+    ({"positions": torch.tensor([0, 1, 2, 3, 2**31])}, ShapeError, "positions[4] is 2147483648"),
+    ({"x": torch.zeros(5)}, ShapeError, "x has one dimension"),
+    ({"yarn": {**YARN, "factor": 0}}, ShapeError, "yarn has 0"),
+    ({"yarn": {**YARN, "beta_slow": float("inf")}}, ShapeError, "yarn has inf"),
+    ({"yarn": {"factor": 2}}, ShapeError, "yarn has factor, expected factor, original_max"),
+    ({"yarn": {**YARN, "mscale": 1}}, ShapeError, "mscale"),
+    ({"yarn": 16}, DtypeError, "yarn is int, expected a dict"),
+    ({"yarn": {**YARN, "factor": "16"}}, DtypeError, "yarn_factor is '16', expected a float"),
+]
+
+
+@pytest.mark.parametrize(("change", "error", "says"), BAD_ROPE)
+def test_bad_values_of_rope(change: dict[str, Any], error: type[Exception], says: str) -> None:
+    x = {**inputs(ROPE, ROPE.test_dims[0]), **change}
+    with pytest.raises(error) as caught:
+        run(ROPE, x)
+    assert str(caught.value).startswith("rope: ") and says in str(caught.value)
