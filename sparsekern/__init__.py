@@ -14,6 +14,8 @@ from sparsekern.config import config as config
 from sparsekern.kv import PagedKVCache as PagedKVCache
 from sparsekern.ops._kv import KvFormat as KvFormat
 from sparsekern.ops._kv import kv_page_bytes as kv_page_bytes
+from sparsekern.ops.compress_kv import CompressedKv as CompressedKv
+from sparsekern.ops.compress_kv import compress_kv as compress_kv
 from sparsekern.ops.dequantize import dequantize as dequantize
 from sparsekern.ops.fused_moe import fused_moe as fused_moe
 from sparsekern.ops.gemm import gemm as gemm

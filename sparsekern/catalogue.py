@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from sparsekern import backend, docs, torch_ops
+from sparsekern.ops.compress_kv import OP as compress_kv
 from sparsekern.ops.dequantize import OP as dequantize
 from sparsekern.ops.fused_moe import OP as fused_moe
 from sparsekern.ops.gemm import OP as gemm
@@ -79,6 +80,7 @@ OPS: dict[str, Op] = {
         indexer_topk_paged,
         merge_attn_states,
         rope,
+        compress_kv,
         kv_write,
         kv_read,
         kv_gather,

@@ -123,3 +123,125 @@ def test_bad_values_of_rope(change: dict[str, Any], error: type[Exception], says
     with pytest.raises(error) as caught:
         run(ROPE, x)
     assert str(caught.value).startswith("rope: ") and says in str(caught.value)
+
+
+# --- compress_kv --------------------------------------------------------------------------------------------
+
+COMPRESS = OPS["compress_kv"]
+KINDS = [{"D": 48, "ratio": 4, "overlap": 1}, {"D": 48, "ratio": 32}, {"D": 20, "ratio": 3, "f32": 1}]
+
+
+def pieces_of(x: dict[str, Any], sizes: list[int]) -> tuple[Tensor, Tensor]:
+    """The call made piece by piece: all entries, and the last state."""
+    state, entries, at = x.get("state"), [], 0
+    for n in sizes:
+        part = {**x, "kv": x["kv"][at : at + n], "gate": x["gate"][at : at + n], "state": state}
+        some, state = run(COMPRESS, part)
+        entries.append(some)
+        at += n
+    assert at == len(x["kv"]) and state is not None
+    return torch.cat(entries), state
+
+
+@pytest.mark.parametrize("dims", KINDS, ids=str)
+@pytest.mark.parametrize(
+    "sizes", [[1] * 100, [0, 37, 0, 1, 62, 0], [50, 50], [99, 1], [5, 32, 32, 31]], ids=str
+)
+def test_pieces_make_the_same_entries(dims: dict[str, int], sizes: list[int]) -> None:
+    x = inputs(COMPRESS, {**dims, "T": 100})
+    assert_same_bits(pieces_of(x, sizes), tuple(COMPRESS.fn(**x)))
+
+
+def test_older_states_stay_valid() -> None:
+    """Tokens that were tried and refused are taken back by going on from the state before them."""
+    x = inputs(COMPRESS, {**KINDS[0], "T": 30})
+    first, other = ({**x, "kv": x["kv"][s], "gate": x["gate"][s]} for s in (slice(0, 17), slice(17, 30)))
+    _, state = COMPRESS.fn(**first)
+    kept = state.clone()
+    tried = {**other, "kv": torch.full_like(other["kv"], torch.nan), "state": state}
+    assert COMPRESS.fn(**tried).entries.isnan().all()
+    assert_same_bits(state, kept)
+    assert_same_bits(COMPRESS.fn(**other, state=state).entries, COMPRESS.fn(**x).entries[4:])
+
+
+@pytest.mark.parametrize("dims", KINDS, ids=str)
+def test_float32_entries_stay_exact(dims: dict[str, int]) -> None:
+    x = inputs(COMPRESS, {**dims, "T": 200, "f32": 1})
+    assert_close(tuple(COMPRESS.fn(**x)), tuple(COMPRESS.reference(**x)), 2e-6)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("name", ["kv", "gate"])
+def test_what_is_not_a_number_stays_in_its_windows(name: str, bad: float) -> None:
+    x = inputs(COMPRESS, {"T": 24, "D": 24, "ratio": 4, "overlap": 1, "f32": 1})
+    want = COMPRESS.fn(**x).entries
+    x[name][9, 30] = bad  # window 2, in the half for itself
+    x[name][17] = bad  # window 4, which window 5 reads too
+    got = COMPRESS.fn(**x)
+    assert_close(tuple(got), tuple(COMPRESS.reference(**x)), 2e-6)
+    assert_same_bits(got.entries[[0, 1, 3]], want[[0, 1, 3]])
+
+
+def test_all_scores_negative_infinity() -> None:
+    x = inputs(COMPRESS, {"T": 8, "D": 5, "ratio": 4, "f32": 1})
+    x["gate"][4:] = -torch.inf
+    got = COMPRESS.fn(**x).entries
+    assert got[0].isfinite().all() and got[1].isnan().all()
+
+
+@pytest.mark.parametrize("overlap", [False, True])
+def test_compressor_agrees_with_transformers(overlap: bool) -> None:
+    transformers = pytest.importorskip("transformers", "5.0")
+    from transformers.models.deepseek_v4 import modeling_deepseek_v4 as v4
+
+    c = transformers.DeepseekV4Config(hidden_size=64, head_dim=96, index_topk=8)
+    module = (v4.DeepseekV4CSACompressor if overlap else v4.DeepseekV4HCACompressor)(c)
+    rng = torch.Generator().manual_seed(4)
+    for p in module.parameters():
+        p.data = torch.randn(p.shape, generator=rng) / p.shape[-1] ** 0.5
+    module.requires_grad_(False)
+    hidden = torch.randn(1, 3 * module.compress_rate + 2, 64, generator=rng)
+    positions = torch.arange(hidden.shape[1])[None]
+    if overlap:
+        module.indexer.forward = lambda *_: torch.zeros(1, hidden.shape[1], 1, dtype=torch.long)
+    want = module(hidden, None, positions, None, 0)[0][0, 0]
+    entries, _ = sparsekern.compress_kv(
+        module.kv_proj(hidden)[0],
+        module.gate_proj(hidden)[0],
+        module.position_bias,
+        ratio=module.compress_rate,
+        overlap=overlap,
+        norm_weight=module.kv_norm.weight,
+        eps=c.rms_norm_eps,
+    )
+    parameters = c.rope_parameters["compress"]
+    width = 2 * module.rotary_emb.compress_inv_freq.shape[0]
+    got = sparsekern.rope(
+        entries,
+        torch.arange(len(entries)) * module.compress_rate,
+        theta=parameters["rope_theta"],
+        rotary_dim=width,
+        layout="interleaved",
+        offset=c.head_dim - width,
+        yarn={name: parameters.get(name, YARN[name]) for name in YARN} if "factor" in parameters else None,
+    )
+    assert_close(got, want, 4e-6)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"ratio": 0}, "ratio is 0, expected at least 1"),
+        ({"ratio": -1}, "ratio is -1, expected at least 1"),
+        ({"state": torch.zeros(3, 148)}, "state has 3 rows, expected 4 to 7"),
+        ({"state": torch.zeros(8, 148)}, "state has 8 rows, expected 4 to 7"),
+        ({"state": torch.zeros(5, 147)}, "state has shape"),
+        ({"eps": -1.0}, "eps is -1"),
+        ({"overlap": False}, "kv has shape (11, 74)"),
+    ],
+)
+def test_bad_values_of_compress_kv(change: dict[str, Any], says: str) -> None:
+    x = {**inputs(COMPRESS, COMPRESS.test_dims[0]), **change}
+    with pytest.raises(ShapeError) as caught:
+        run(COMPRESS, x)
+    assert str(caught.value).startswith("compress_kv: ") and says in str(caught.value)

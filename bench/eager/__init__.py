@@ -27,6 +27,7 @@ from .mhc import mhc_post_pre as mhc_post_pre
 from .mhc import mhc_pre as mhc_pre
 from .mhc import sinkhorn as sinkhorn
 from .sparse import sparsify_2to4 as sparsify_2to4
+from .v4 import compress_kv as compress_kv
 from .v4 import rope as rope
 
 # What torch's way leaves out.

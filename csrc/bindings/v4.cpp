@@ -5,6 +5,7 @@
 #include "bindings/families.h"
 #include "bindings/frequencies.h"
 #include "bindings/indices.h"
+#include "kernels/compress_kv/op.h"
 #include "kernels/rope/op.h"
 
 namespace sk {
@@ -59,7 +60,41 @@ void rope(Call& c) {
                           .dim = dim});
 }
 
+void compress_kv(Call& c) {
+  enum { kKv, kGate, kApe, kNormWeight, kState };
+  enum { kRatio, kOverlap, kEps, kSizes };
+  const TensorView &kv = c.arg(kKv), &gate = c.arg(kGate), &weight = c.arg(kNormWeight), &state = c.arg(kState);
+  const int64_t ratio = c.integer(kRatio), series = c.flag(kOverlap) ? 2 : 1, waiting = c.size("P");
+  if (ratio < 1) fail("ratio is ", ratio, ", expected at least 1");
+  const int64_t tokens = c.size("T"), windows = (waiting + tokens) / ratio, least = (series - 1) * ratio;
+  const float eps = c.real(kEps);
+  if (waiting < 0 || waiting >= ratio) fail("state has ", waiting, " tokens waiting, expected 0 to ", ratio - 1);
+  if (!(std::isfinite(eps) && eps >= 0))
+    fail("eps is ", c.option(kEps).real, ", expected a finite number, 0 or more");
+  c.make_outputs();
+  c.run(compress_kv::kVariants,
+        {.state = state.as<const float>(),
+         .kv = kv.as_rows<const void>(),
+         .gate = gate.as_rows<const void>(),
+         .kv_dtype = kv.dtype,
+         .gate_dtype = gate.dtype,
+         .ape = c.arg(kApe).as_rows<const float>(),
+         .weight = weight.data,
+         .weight_dtype = weight.dtype,
+         .entries = c.out(0).data,
+         .state_out = c.out(1).as<float>(),
+         .scratch = c.scratch().take<float>(threads() * compress_kv::scratch_floats(weight.last())),
+         .before = least + waiting,
+         .tokens = tokens,
+         .windows = windows,
+         .ratio = ratio,
+         .series = series,
+         .dim = weight.last(),
+         .eps = eps});
+}
+
 constexpr Binding kBindings[] = {
+    {"compress_kv", "kv gate ape norm_weight state ratio overlap eps sizes", &compress_kv},
     {"rope",
      "x positions theta rotary_dim layout offset inverse yarn_factor yarn_original_max_position_embeddings "
      "yarn_beta_fast yarn_beta_slow",
