@@ -50,9 +50,24 @@ def peers(op: Op, compile: bool = False) -> dict[str, Peer]:
     if function is not None:
         unlike = eager.UNLIKE.get(op.name, "")
         found["torch"] = Peer("bf16", lambda x: calling(function, x), unlike=unlike)
+        largest = op.bench_dims[-1]
+        multiplies = op.flops(largest) > 8 * op.bytes(largest)
+        if multiplies and not torch.ops.mkldnn._is_mkldnn_bf16_supported():  # bf16 goes number by number then
+            found["torch f32"] = Peer("f32", lambda x: calling(function, _floats(x)), roofline.FMA, unlike)
         if compile:
             found["torch.compile"] = Peer("bf16", lambda x: calling(_compiled(function), x), unlike=unlike)
     return found | PEERS.get(op.name, {})
+
+
+def _floats(x: Arguments) -> dict[str, Any]:
+    """The same call on float32, where it was on bf16."""
+    bf16, wide = torch.bfloat16, dict(x)
+    for name, value in x.items():
+        if isinstance(value, Tensor) and value.dtype is bf16:
+            wide[name] = value.float()
+        elif value is bf16:
+            wide[name] = torch.float32
+    return wide
 
 
 def calling(function: Callable[..., Any], x: Arguments) -> Call:

@@ -21,7 +21,7 @@ from .case import as_json
 from .case import run as run_case
 from .loads import ROUTINGS
 from .machine import circumstances
-from .models import FORMATS, MODELS
+from .models import FORMATS, MODELS, At
 from .opcase import COLD, WARM
 from .report import read
 from .suites import SUITES, Choice
@@ -64,6 +64,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=list(ROUTINGS),
         help="where tokens go, where an op has experts (as recorded)",
     )
+    what("--context", type=int, default=32768, metavar="N", help="tokens that a model has cached (32768)")
     what(
         "--memory",
         type=float,
@@ -167,9 +168,16 @@ def run(args: argparse.Namespace) -> int:
 
 def _measure(args: argparse.Namespace) -> int:
     choice = Choice(
-        tuple(args.op), tuple(args.model), tuple(args.tokens), dict(args.shape), tuple(args.weights),
-        tuple(args.cache), tuple(args.routing), args.memory * 1e9, args.compile,
-    )  # fmt: skip
+        tuple(args.op),
+        tuple(args.model),
+        tuple(args.tokens),
+        dict(args.shape),
+        tuple(args.weights),
+        tuple(args.cache),
+        tuple(args.routing),
+        At(context=args.context, memory=args.memory * 1e9),
+        args.compile,
+    )
     cases = [case for name in args.suites or ["ops"] for case in SUITES[name](choice)]
     if args.list:
         print("\n".join(f"{case.suite}: {case.name}" for case in cases))

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
+from sparsekern.ops._kv import FORMATS as KV_FORMATS
 from sparsekern.schema import Dims, Op
 
 
@@ -32,6 +34,7 @@ class Model:
     format: str = "bf16"  # of the experts
     index: tuple[int, int, int] = (0, 0, 0)  # the indexer's heads, their size, and how many tokens it selects
     streams: int = 0  # of hyper-connections
+    cache: str = "bf16"  # format of its cached tokens
 
     def projections(self) -> dict[str, tuple[int, int]]:
         """The dense layers, N and K by name."""
@@ -48,16 +51,16 @@ class Model:
 
 
 _V4 = Model(4096, 2048, 256, 6, 64, 512, 512, shared=1, q_lora=1024, scoring="sqrtsoftplus", format="fp4",
-            index=(64, 128, 512), streams=4)  # fmt: skip
+            index=(64, 128, 512), streams=4, cache="mla584")  # fmt: skip
 
 MODELS: dict[str, Model] = {
     "V3.2": Model(7168, 2048, 256, 8, 128, 192, 576, value_dim=128, shared=1, q_lora=1536, scoring="sigmoid",
-                  groups=(8, 4), format="fp8", index=(64, 128, 2048)),
+                  groups=(8, 4), format="fp8", index=(64, 128, 2048), cache="mla656"),
     "V4-Flash": _V4,
     "V4-Pro": Model(7168, 3072, 384, 6, 128, 512, 512, shared=1, q_lora=1536, scoring="sqrtsoftplus",
-                    format="fp4", index=(64, 128, 1024), streams=4),
+                    format="fp4", index=(64, 128, 1024), streams=4, cache="mla584"),
     "V4.1": Model(5120, 2304, 384, 6, 64, 512, 512, shared=1, q_lora=1280, scoring="sqrtsoftplus",
-                  format="fp4", index=(32, 128, 512), streams=4),
+                  format="fp4", index=(32, 128, 512), streams=4, cache="mla528"),
     "Qwen3-30B": Model(2048, 768, 128, 8, 32, 128, 1024),
     "Qwen3-235B": Model(4096, 1536, 128, 8, 64, 128, 1024),
     "gpt-oss-20b": Model(2880, 2880, 32, 4, 64, 64, 1024, format="fp4"),
@@ -79,82 +82,157 @@ def experts_that_fit(model: Model, memory: float) -> int:
     return max(count, model.top_k)
 
 
-def shapes(op: Op, model: Model, tokens: int, memory: float) -> Iterator[tuple[str, Dims]]:
+@dataclass(frozen=True)
+class At:
+    """In which situation a model is."""
+
+    tokens: int = 1  # at once
+    context: int = 32768  # tokens that are cached
+    memory: float = 2e9  # bytes of bf16 experts
+
+
+def shapes(op: Op, model: Model, at: At) -> Iterator[tuple[str, Dims]]:
     """The op's dimensions in a model, with a name where there are several; nothing if the model has none.
 
     What a rule below does not set stays as in the first of the op's own benchmark sizes.
     """
-    if op.name in _RULES:
-        for name, dims in _RULES[op.name](model, tokens, memory):
-            yield name, {**_plain(op), **dims}
+    rule = _RULES.get(op.name)
+    for name, dims in rule(model, at).items() if rule is not None else ():
+        yield name, {**op.bench_dims[0], **dims}
 
 
-def _plain(op: Op) -> dict[str, int]:
-    return dict(op.bench_dims[0])
+Sizes = dict[str, dict[str, int]]  # by name
+Rule = Callable[[Model, At], Sizes]
 
 
-Named = Iterator[tuple[str, Mapping[str, int]]]
+def _one(**sizes: Callable[[Model, At], int]) -> Rule:
+    """One size, symbol by symbol."""
+    return lambda m, at: {"": {symbol: size(m, at) for symbol, size in sizes.items()}}
 
 
-def _rows(key: str, width: str, of: Callable[[Model], int]) -> Callable[[Model, int, float], Named]:
-    """Rows of one width."""
-
-    def rule(model: Model, tokens: int, memory: float) -> Named:
-        yield "", {key: tokens, width: of(model)}
-
-    return rule
+def _if(has: Callable[[Model], Any], rule: Rule) -> Rule:
+    """Nothing, where a model has no such part."""
+    return lambda m, at: rule(m, at) if has(m) else {}
 
 
-def _gemm(model: Model, tokens: int, memory: float) -> Named:
-    for name, (n, k) in model.projections().items():
-        yield name, {"M": tokens, "N": n, "K": k}
+def _tokens(m: Model, at: At) -> int:
+    return at.tokens
 
 
-def _experts(rows: str) -> Callable[[Model, int, float], Named]:
-    def rule(model: Model, tokens: int, memory: float) -> Named:
-        experts, count = experts_that_fit(model, memory), tokens * model.top_k
-        sizes = {"gate_up": (2 * model.inter, model.hidden), "down": (model.hidden, model.inter)}
-        for name, (n, k) in sizes.items():
-            m = count if rows == "P" else max(1, -(-count // experts))
-            yield name, {"E": experts, rows: m, "N": n, "K": k, "b": FORMATS[model.format]}
-
-    return rule
+def _slots(m: Model, at: At) -> int:
+    return at.tokens * m.top_k
 
 
-def _moe(model: Model, tokens: int, memory: float) -> Named:
-    yield "", {"T": tokens, "H": model.hidden, "I": model.inter, "E": experts_that_fit(model, memory),
-               "top_k": model.top_k, "w": FORMATS[model.format]}  # fmt: skip
+def _context(m: Model, at: At) -> int:
+    return max(at.context, at.tokens)
 
 
-def _route(model: Model, tokens: int, memory: float) -> Named:
-    groups, kept = model.groups
-    dims = {"T": tokens, "E": model.experts, "k": model.top_k, "scoring": SCORINGS.index(model.scoring)}
-    yield "", {**dims, "groups": groups, "kept": kept}
+def _hidden(m: Model, at: At) -> int:
+    return m.hidden
 
 
-def _slots(**names: str) -> Callable[[Model, int, float], Named]:
-    """Dimensions that are the model's attributes, or the slots of all tokens."""
+def _gemm(m: Model, at: At) -> Sizes:
+    return {name: {"M": at.tokens, "N": n, "K": k} for name, (n, k) in m.projections().items()}
 
-    def rule(model: Model, tokens: int, memory: float) -> Named:
-        known = {"tokens": tokens, "slots": tokens * model.top_k, **vars(model)}
-        yield "", {symbol: known[name] for symbol, name in names.items()}
+
+def _experts(rows: str) -> Rule:
+    def rule(m: Model, at: At) -> Sizes:
+        experts, kind = experts_that_fit(m, at.memory), FORMATS[m.format]
+        count = at.tokens * m.top_k if rows == "P" else max(1, -(-at.tokens * m.top_k // experts))
+        sizes = {"gate_up": (2 * m.inter, m.hidden), "down": (m.hidden, m.inter)}
+        return {
+            name: {"E": experts, rows: count, "N": n, "K": k, "b": kind} for name, (n, k) in sizes.items()
+        }
 
     return rule
 
 
-_RULES: dict[str, Callable[[Model, int, float], Named]] = {
-    "quantize_fp8": _rows("M", "K", lambda m: m.hidden),
-    "quantize_fp4": _rows("M", "K", lambda m: m.hidden),
-    "swiglu": _rows("M", "C", lambda m: 2 * m.inter),
-    "swiglu_quantize_fp8": _rows("M", "C", lambda m: 2 * m.inter),
-    "rms_norm": _rows("M", "D", lambda m: m.hidden),
-    "layer_norm": _rows("M", "D", lambda m: m.index[1] or m.head_dim),
+def _moe(m: Model, at: At) -> Sizes:
+    sizes = {"T": at.tokens, "H": m.hidden, "I": m.inter, "top_k": m.top_k}
+    return {"": {**sizes, "E": experts_that_fit(m, at.memory), "w": FORMATS[m.format]}}
+
+
+def _route(m: Model, at: At) -> Sizes:
+    groups, kept = m.groups
+    sizes = {"T": at.tokens, "E": m.experts, "k": m.top_k, "scoring": SCORINGS.index(m.scoring)}
+    return {"": {**sizes, "groups": groups, "kept": kept}}
+
+
+def _route_hash(m: Model, at: At) -> Sizes:
+    return {"": {"T": at.tokens, "E": m.experts, "k": m.top_k}}
+
+
+def _selected(m: Model, at: At) -> int:
+    return min(m.index[2], _context(m, at))
+
+
+_STREAMS = _if(lambda m: m.streams, _one(T=_tokens, n=lambda m, at: m.streams, D=_hidden))
+_INDEX: dict[str, Callable[[Model, At], int]] = {"H": lambda m, at: m.index[0], "D": lambda m, at: m.index[1]}
+_KEYS = {"M": _tokens, "N": _context, **_INDEX}
+_PAGED = {"B": _tokens, "N": _context, **_INDEX}
+
+
+def _indexed(sizes: Mapping[str, Callable[[Model, At], int]]) -> Rule:
+    return _if(lambda m: m.index[0], _one(**sizes))
+
+
+def _kv(m: Model, at: At) -> Sizes:
+    kind = KV_FORMATS.index(m.cache)
+    return {"": {"T": at.tokens, "D": m.kv_dim, "format": kind, "pages": -(-_context(m, at) // 64)}}
+
+
+def _kv_gather(m: Model, at: At) -> Sizes:
+    pages = -(-_context(m, at) // 64)
+    return {
+        "": {"D": m.kv_dim, "format": KV_FORMATS.index(m.cache), "pages": pages, "maxpages": min(32, pages)}
+    }
+
+
+def _attention(m: Model, at: At) -> Sizes:
+    heads = {"Hq": m.heads, "Hkv": m.kv_dim // (2 * m.head_dim), "Dk": m.head_dim, "Dv": m.head_dim}
+    return {"": {"S": at.tokens, "Skv": _context(m, at), **heads}}
+
+
+def _rope(m: Model, at: At) -> Sizes:
+    latent = m.q_lora > 0  # rotates a part of a head
+    return {"": {"T": at.tokens, "H": m.heads, "D": m.head_dim, "rotary_dim": 64 if latent else m.head_dim}}
+
+
+_RULES: dict[str, Rule] = {
+    "quantize_fp8": _one(M=_tokens, K=_hidden),
+    "quantize_fp4": _one(M=_tokens, K=_hidden),
+    "swiglu": _one(M=_tokens, C=lambda m, at: 2 * m.inter),
+    "swiglu_quantize_fp8": _one(M=_slots, C=lambda m, at: 2 * m.inter),
+    "rms_norm": _one(M=_tokens, D=_hidden),
+    "layer_norm": _one(M=_tokens, D=lambda m, at: m.index[1] or m.head_dim),
     "route_topk": _route,
-    "moe_permutation": _slots(T="tokens", k="top_k", E="experts"),
-    "moe_gather": _slots(T="tokens", H="hidden", P="slots"),
-    "moe_combine": _slots(T="tokens", k="top_k", H="hidden"),
+    "route_hash": _if(lambda m: m.scoring == "sqrtsoftplus", _route_hash),
+    "router_gather": lambda m, at: {"": {**_route(m, at)[""], "H": m.hidden}},
+    "moe_permutation": _one(T=_tokens, k=lambda m, at: m.top_k, E=lambda m, at: m.experts),
+    "moe_gather": _one(T=_tokens, H=_hidden, P=_slots),
+    "moe_combine": _one(T=_tokens, k=lambda m, at: m.top_k, H=_hidden),
     "gemm": _gemm,
     "grouped_gemm": _experts("P"),
     "grouped_gemm_masked": _experts("Mmax"),
     "fused_moe": _moe,
-}
+    "topk_per_row": _indexed({"M": _tokens, "N": _context, "k": _selected}),
+    "indexer_logits": _indexed(_KEYS),
+    "indexer_topk": _indexed({**_KEYS, "k": _selected}),
+    "indexer_logits_paged": _indexed(_PAGED),
+    "indexer_topk_paged": _indexed({**_PAGED, "k": _selected}),
+    "sparse_mla_prefill": _indexed(
+        {"S": _tokens, "Hq": lambda m, at: m.heads, "Skv": _context, "D": lambda m, at: m.kv_dim,
+         "topk": _selected}
+    ),
+    "sparse_attention": _if(lambda m: not m.index[0], _attention),
+    "rope": _rope,
+    "hadamard": _if(lambda m: m.index[0], _one(M=lambda m, at: at.tokens * m.index[0], D=_INDEX["D"])),
+    "kv_write": _kv,
+    "kv_read": _kv,
+    "kv_gather": _kv_gather,
+    "mhc_pre": _STREAMS,
+    "mhc_post": _STREAMS,
+    "mhc_post_pre": _STREAMS,
+    "mhc_head": _STREAMS,
+    "sinkhorn": _if(lambda m: m.streams, _one(M=_tokens, n=lambda m, at: m.streams)),
+}  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import itertools
 import math
@@ -19,6 +20,7 @@ from sparsekern.testing import seeded
 
 from . import models
 from .case import Case, Work
+from .models import At
 from .opcase import COLD, format_key, op_case
 from .timing import Contender, Spread, Timings
 
@@ -34,7 +36,7 @@ class Choice:
     formats: tuple[str, ...] = ()  # of the weights
     cache: tuple[str, ...] = (COLD,)  # of the weights
     routing: tuple[str, ...] = ()
-    memory: float = 2e9  # for the bf16 weights of a layer: how many experts there are
+    at: At = field(default_factory=At)  # cached tokens, and memory for experts
     compile: bool = False  # torch.compile too
 
     def takes(self, op: Op) -> bool:
@@ -107,7 +109,7 @@ def _sizes(choice: Choice) -> Iterator[Named]:
 def _of_model(op: Op, name: str, choice: Choice) -> Iterator[Named]:
     model = models.MODELS[name]
     for tokens in choice.tokens or (1, 16, 512):
-        for part, dims in models.shapes(op, model, tokens, choice.memory):
+        for part, dims in models.shapes(op, model, dataclasses.replace(choice.at, tokens=tokens)):
             words = [op.name, name, part, f"T={tokens}"]
             if dims.get("E", model.experts) < model.experts:
                 words.append(f"({dims['E']} of {model.experts} experts)")

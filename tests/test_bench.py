@@ -1,5 +1,6 @@
 """The benchmarks measure what they say."""
 
+import itertools
 import json
 import re
 import time
@@ -143,8 +144,26 @@ def test_models_have_shapes() -> None:
     assert models.MODELS["V3.2"].projections()["q_b"] == (128 * 192, 1536)
     for model in models.MODELS:
         cases = list(SUITES["ops"](Choice(models=(model,), tokens=(4,))))
-        assert {"gemm", "fused_moe", "rms_norm", "route_topk"} <= {case.about["op"] for case in cases}
+        ops = {case.about["op"] for case in cases}
+        assert {"gemm", "fused_moe", "rms_norm", "route_topk"} <= ops
+        assert ("indexer_topk" in ops) == ("sparse_mla_prefill" in ops) == model.startswith("V")
+        assert ("mhc_pre" in ops) == model.startswith("V4")
+        assert "kv_write" in ops
         assert all(f" {model} " in f"{case.name} " for case in cases)
+
+
+def test_the_sizes_of_models_are_sizes_of_ops() -> None:
+    """Small ones of every rule run: no dimension is misspelt."""
+    sizes = {"hidden": 64, "inter": 32, "experts": 8, "top_k": 2, "heads": 4, "head_dim": 64, "kv_dim": 512}
+    parts = {"shared": 1, "q_lora": 32, "scoring": "sqrtsoftplus", "index": (2, 16, 8), "streams": 4}
+    latent = models.Model(**sizes, **parts, format="fp4", cache="mla584")
+    plain = models.Model(**{**sizes, "kv_dim": 2 * 2 * 64})
+    for op, model in itertools.product(OPS.values(), (latent, plain)):
+        for _, dims in models.shapes(op, model, models.At(tokens=3, context=40)):
+            known = {key for sizes in (*op.bench_dims, *op.test_dims) for key in sizes}
+            assert set(dims) <= known, op.name
+            if op.bytes(dims) < 1e8:
+                op.fn(**opcase.inputs(op, dims))
 
 
 def test_a_shape_of_ones_own() -> None:

@@ -32,6 +32,7 @@ from .v4 import rope as rope
 
 # What torch's way leaves out.
 UNLIKE = {
+    "grouped_gemm": "leaves rows past the last expert unset",
     "moe_gather": "looks for no -1",
     "moe_combine": "looks for no -1",
     "moe_permutation": "pads no segments",
