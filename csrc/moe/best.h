@@ -59,8 +59,11 @@ static void find_maxima(const int32_t* keys, int32_t* maxima, int64_t vectors) {
   for (int64_t v = 0; v < vectors; ++v)
     store(maxima + v * kLanes, fold_all([&](int i) { return load(keys + v * kKeysAVector + i * kLanes); }));
 }
-// Takes the best key out and returns where it was.
-SK_INLINE int32_t pop_best(int32_t* keys, int32_t* maxima, int64_t vectors) {
+SK_INLINE I32 with_lane(I32 x, int i, I32 y) { return select(eq(lane_numbers(), splat_i(i)), y, x); }
+
+// Takes the best key out and returns where it was. Vectors: of maxima, a number that the compiler may know.
+template <class Vectors>
+SK_INLINE int32_t pop_best(int32_t* keys, int32_t* maxima, Vectors vectors) {
   I32 best = load(maxima);
   for (int64_t v = 1; v < vectors; ++v) best = max(best, load(maxima + v * kLanes));
   best = max_across(best);
@@ -72,11 +75,10 @@ SK_INLINE int32_t pop_best(int32_t* keys, int32_t* maxima, int64_t vectors) {
   int32_t* const its_keys = keys + chunk * kLanes;
   I32 left = load(its_keys);
   const int lane = __builtin_ctz(to_bits(eq(left, best)));
-  left = select(eq(lane_numbers(), splat_i(lane)), splat_i(kNone), left);
+  left = with_lane(left, lane, splat_i(kNone));
   store(its_keys, left);
-  int32_t* const its_vector = maxima + chunk / kLanes * kLanes;
-  store(its_vector, select(eq(lane_numbers(), splat_i(chunk % kLanes)), max_across(left), load(its_vector)));
+  int32_t* const its_vector = vectors > 1 ? maxima + chunk / kLanes * kLanes : maxima;
+  store(its_vector, with_lane(load(its_vector), chunk % kLanes, max_across(left)));
   return chunk * kLanes + lane;
 }
-
 }  // namespace sk::moe::SK_ISA

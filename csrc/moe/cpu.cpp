@@ -17,7 +17,7 @@ void weigh_row(const T* z, int64_t experts, const int32_t* ids, int64_t k, const
   alignas(64) float scores[kMaxTopK];
   for (int64_t i = 0; i < k; ++i) chosen[i] = z[ids[i]];
   for (int64_t i = 0; i < k; i += kLanes) store(scores + i, score<kScoring>(load(chosen + i, k - i), top));
-  weigh_chosen(scores, k, total, how, weights);
+  weigh_chosen(scores, 1, k, &total, how, weights);
 }
 
 // body(rows, s): rows of the type that the logits have, s.kValue the scoring.

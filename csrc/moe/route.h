@@ -5,52 +5,27 @@
 
 namespace sk::moe::SK_ISA {
 
-struct Scored {
-  F32 score;
-  I32 key;
-};
-// A softmax selects by the logit itself.
-template <Scoring kScoring>
-SK_INLINE Scored score_and_key(F32 z, F32 top, F32 bias) {
-  const F32 s = score<kScoring>(z, top);
-  F32 by = s;
-  if constexpr (kScoring == Scoring::softmax) by = add(z, splat(0.0f));  // no -0
-  return {s, key_of(add(by, bias))};
-}
-
-// All is read before anything is written, so that the chunks' chains of operations can overlap.
-template <Scoring kScoring, int kChunks, class T>
-SK_INLINE void score_chunks(const T* z, const float* bias, F32 top, float* scores, int32_t* keys, F32* total) {
-  Scored x[kChunks];
-#pragma GCC unroll 4
-  for (int c = 0; c < kChunks; ++c)
-    x[c] =
-        score_and_key<kScoring>(load(z + c * kLanes), top, bias == nullptr ? splat(0.0f) : load(bias + c * kLanes));
-#pragma GCC unroll 4
-  for (int c = 0; c < kChunks; ++c) {
-    store(scores + c * kLanes, x[c].score);
-    store(keys + c * kLanes, x[c].key);
-    *total = add(*total, x[c].score);
-  }
-}
-
-// Returns what the scores are to be divided by.
+// Scores of a row, and keys that put them, with the bias, in order. Both end with a whole vector. Returns what the
+// scores are to be divided by.
 template <Scoring kScoring, class T>
 static float score_row(const T* z, const float* bias, int64_t experts, float* scores, int32_t* keys) {
   F32 top = splat(0.0f), total = splat(0.0f);
   if constexpr (kScoring == Scoring::softmax) top = top_of(z, experts);
-  const auto bias_at = [&](int64_t i) { return bias == nullptr ? nullptr : bias + i; };
-  int64_t i = 0;
-  for (; i + 4 * kLanes <= experts; i += 4 * kLanes)
-    score_chunks<kScoring, 4>(z + i, bias_at(i), top, scores + i, keys + i, &total);
-  for (; i + kLanes <= experts; i += kLanes)
-    score_chunks<kScoring, 1>(z + i, bias_at(i), top, scores + i, keys + i, &total);
-  if (const int64_t n = experts - i; n > 0) {
-    const Scored x = score_and_key<kScoring>(load(z + i, n), top, bias == nullptr ? splat(0.0f) : load(bias + i, n));
-    store(scores + i, x.score);
-    store(keys + i, select(first_lanes(n), x.key, splat_i(kNone)));
-    total = add(total, select(first_lanes(n), x.score, splat(0.0f)));
-  }
+  const auto each = [&](const auto& body) {
+    int64_t i = 0;
+    for (; i + kLanes <= experts; i += kLanes) body(i, All{});
+    if (i < experts) body(i, experts - i);
+  };
+  each([&](int64_t i, auto lanes) { store(scores + i, begin_score<kScoring>(load(z + i, lanes), top)); });
+  each([&](int64_t i, auto lanes) {
+    const F32 logit = load(z + i, lanes), s = finish_score<kScoring>(logit, load(scores + i));
+    // A softmax selects by the logit itself.
+    const F32 by = kScoring == Scoring::softmax ? logit : s;
+    const I32 key = key_of(add(by, bias == nullptr ? splat(0.0f) : load(bias + i, lanes)));
+    store(scores + i, s);
+    store(keys + i, only(lanes, key, splat_i(kNone)));
+    total = add(total, only(lanes, s, splat(0.0f)));
+  });
   return kScoring == Scoring::softmax ? sum(total) : 1.0f;
 }
 
@@ -106,17 +81,19 @@ static void score_groups(const Groups& groups, int32_t* best, const int32_t* sec
 
 constexpr auto kMinusOnesAtTheEnd = simd::tabulate<int32_t, 2 * kLanes>([](int i) { return i < kLanes ? 0 : -1; });
 
-// ranks[g]: how many groups are better than g.
+// ranks[g]: how many groups are better than g. Of equals those with smaller index are: lanes after g compare less by
+// one.
 static void rank_groups(const int32_t* group_keys, int64_t groups, int32_t* ranks) {
   for (int64_t i = 0; i < groups; i += kLanes) {
-    const I32 own = load(group_keys + i);
+    const I32 own = load(group_keys + i), own_less_one = sub(own, splat_i(1));
     I32 rank = splat_i(0);
-    for (int64_t g = 0; g < groups; ++g) {
-      // Of equals, those with smaller index are better: lanes after g compare less by one.
-      const int64_t lanes_after_g = min(kLanes, max(0, i + kLanes - 1 - g));
-      const I32 less = add(own, load(kMinusOnesAtTheEnd.at + lanes_after_g));
-      rank = add(rank, select(gt(splat_i(group_keys[g]), less), splat_i(1), splat_i(0)));
-    }
+    const auto count = [&](int64_t g, I32 own) {
+      rank = add(rank, select(gt(splat_i(group_keys[g]), own), splat_i(1), splat_i(0)));
+    };
+    for (int64_t g = 0; g < i; ++g) count(g, own_less_one);
+    for (int64_t g = i; g < min(groups, i + kLanes); ++g)
+      count(g, add(own, load(kMinusOnesAtTheEnd.at + kLanes - 1 - (g - i))));
+    for (int64_t g = i + kLanes; g < groups; ++g) count(g, own);
     store(ranks + i, rank);
   }
 }
@@ -139,15 +116,19 @@ static void drop_groups(const int32_t* ranks, const Groups& groups, int32_t* key
   find_maxima(keys, maxima, vectors);
 }
 
+struct One {
+  constexpr operator int64_t() const { return 1; }
+};
+
 // Several rows go through every step together: steps are chains of dependent operations, and other rows fill the
 // waits.
 template <Scoring kScoring, class T>
 static void select_rows(Rows<const T> logits, int64_t experts, int64_t count, const Selection& selection,
                         const Weighing& how, float* weights, int32_t* ids) {
-  constexpr int64_t kRows = 8, kWordsARow = 3 * kMaxExperts + kMaxExperts / kLanes;
+  constexpr int64_t kRows = kRoutedRows, kWordsARow = 3 * kMaxExperts + kMaxExperts / kLanes;
   alignas(64) int32_t words[kRows * kWordsARow];
   alignas(64) float all_scores[kRows * kMaxExperts];
-  alignas(64) float chosen_scores[kRows][kMaxTopK];
+  alignas(64) float chosen[kRows * kMaxTopK];
   float totals[kRows];
 
   const Groups groups = {experts / selection.n_group, selection.n_group, selection.topk_group};
@@ -178,11 +159,15 @@ static void select_rows(Rows<const T> logits, int64_t experts, int64_t count, co
       for (int64_t r = 0; r < rows; ++r) rank_groups(row(r) + group_keys, groups.count, row(r) + ranks);
       for (int64_t r = 0; r < rows; ++r) drop_groups(row(r) + ranks, groups, row(r), row(r) + maxima, vectors);
     }
-    for (int64_t i = 0; i < k; ++i)
-      for (int64_t r = 0; r < rows; ++r) ids[(first + r) * k + i] = pop_best(row(r), row(r) + maxima, vectors);
+    int32_t* const chosen_ids = ids + first * k;
+    const auto pop_all = [&](auto count) {
+      for (int64_t i = 0; i < k; ++i)
+        for (int64_t r = 0; r < rows; ++r) chosen_ids[r * k + i] = pop_best(row(r), row(r) + maxima, count);
+    };
+    vectors == 1 ? pop_all(One{}) : pop_all(vectors);
     for (int64_t r = 0; r < rows; ++r)
-      for (int64_t i = 0; i < k; ++i) chosen_scores[r][i] = scores(r)[ids[(first + r) * k + i]];
-    for (int64_t r = 0; r < rows; ++r) weigh_chosen(chosen_scores[r], k, totals[r], how, weights + (first + r) * k);
+      for (int64_t i = 0; i < k; ++i) chosen[r * k + i] = scores(r)[chosen_ids[r * k + i]];
+    weigh_chosen(chosen, rows, k, totals, how, weights + first * k);
   }
 }
 

@@ -68,9 +68,30 @@ SK_INLINE void store(float* p, F32 x) {
   _mm256_storeu_ps(p, x.lo);
   _mm256_storeu_ps(p + 8, x.hi);
 }
+// By powers of two: masked stores take tens of cycles on AMD's processors.
+SK_INLINE void store_first8(void* p, __m256i x, int64_t n) {
+  if (n >= 8) return _mm256_storeu_si256(static_cast<__m256i*>(p), x);
+  auto* to = static_cast<char*>(p);
+  __m128i left = _mm256_castsi256_si128(x);
+  if (n & 4) {
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(to), left);
+    left = _mm256_extracti128_si256(x, 1);
+    to += 16;
+  }
+  if (n & 2) {
+    _mm_storel_epi64(reinterpret_cast<__m128i*>(to), left);
+    left = _mm_unpackhi_epi64(left, left);
+    to += 8;
+  }
+  if (n & 1) _mm_storeu_si32(to, left);
+}
+SK_INLINE void store(int32_t* p, I32 x, int64_t n) {
+  if (n > 0) store_first8(p, x.lo, n);
+  if (n > 8) store_first8(p + 8, x.hi, n - 8);
+}
 SK_INLINE void store(float* p, F32 x, int64_t n) {
-  _mm256_maskstore_ps(p, first8(n), x.lo);
-  _mm256_maskstore_ps(p + 8, first8(n - 8), x.hi);
+  if (n > 0) store_first8(p, _mm256_castps_si256(x.lo), n);
+  if (n > 8) store_first8(p + 8, _mm256_castps_si256(x.hi), n - 8);
 }
 SK_INLINE void store(bf16* p, F32 x) {
   _mm_storeu_si128(reinterpret_cast<__m128i*>(p), narrow8(x.lo));
@@ -79,10 +100,6 @@ SK_INLINE void store(bf16* p, F32 x) {
 SK_INLINE void store(int32_t* p, I32 x) {
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), x.lo);
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(p) + 1, x.hi);
-}
-SK_INLINE void store(int32_t* p, I32 x, int64_t n) {
-  _mm256_maskstore_epi32(p, first8(n), x.lo);
-  _mm256_maskstore_epi32(p + 8, first8(n - 8), x.hi);
 }
 SK_INLINE void store(uint8_t* p, I32 x) {  // the low byte of each lane
   const __m256i low = _mm256_set1_epi32(0xff);
@@ -152,9 +169,8 @@ SK_INLINE I32 to_int(F32 a) { return {_mm256_cvtps_epi32(a.lo), _mm256_cvtps_epi
 SK_INLINE F32 to_float(I32 a) { return {_mm256_cvtepi32_ps(a.lo), _mm256_cvtepi32_ps(a.hi)}; }
 // x * 2^n, rounded once, for 1/2 < |x| < 2 and integer n in [-252, 252]. In two steps, so that no factor overflows.
 SK_INLINE F32 scale_by_power(F32 x, F32 n) {
-  const I32 whole = to_int(n), half = sra<1>(whole);
-  const F32 a = from_bits(shl<23>(add(half, splat_i(127))));
-  const F32 b = from_bits(shl<23>(add(sub(whole, half), splat_i(127))));
+  const I32 twice = bits(add(n, splat(12582912.0f + 254.0f))), half = shr<1>(twice);  // n + 254 in the lowest bits
+  const F32 a = from_bits(shl<23>(half)), b = from_bits(shl<23>(sub(twice, half)));
   return mul(mul(x, a), b);
 }
 
