@@ -190,7 +190,8 @@ def test_quantised_experts_match_naive_dequantisation(
     want = naively_quantised(model, quantise)
     assert (logits(want) - logits(model)).abs().max() > 1e-3, "the quantisation must be visible"
     got = optimize(model, weights)
-    assert (logits(got) - logits(want)).abs().max() <= 1e-5
+    # Logits reach 6 here, where eager in fp32 is 5e-6 to 3e-5 from itself in fp64, by model.
+    assert (logits(got) - logits(want)).abs().max() <= 1e-5 * max(1.0, logits(want).abs().max().item())
     ids = tokens(1, 20)
     assert torch.equal(*(m.generate(ids, max_new_tokens=8, do_sample=False) for m in (got, want)))
 

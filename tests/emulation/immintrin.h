@@ -206,6 +206,26 @@ SK_OP __m512i ternary(__m512i a, __m512i b, __m512i c, int table) {
   });
 }
 
+// VPMADDWD: products of neighbouring words, added by twos.
+SK_OP __m512i madd_words(__m512i a, __m512i b) {
+  const auto x = Lanes<int16_t>::of(a), y = Lanes<int16_t>::of(b);
+  return lanes<int32_t>([&](int i) {
+    const auto product = [&](int j) { return static_cast<uint32_t>(x.at[j] * y.at[j]); };
+    return static_cast<int32_t>(product(2 * i) + product(2 * i + 1));
+  });
+}
+// VPDPBUSD: four products of bytes, unsigned by signed, onto a sum.
+SK_OP __m512i dot_bytes(__m512i sum, __m512i a, __m512i b) {
+  const auto s = Lanes<int32_t>::of(sum);
+  const auto x = Lanes<uint8_t>::of(a);
+  const auto y = Lanes<int8_t>::of(b);
+  return lanes<int32_t>([&](int i) {
+    uint32_t total = static_cast<uint32_t>(s.at[i]);
+    for (int j = 4 * i; j < 4 * i + 4; ++j) total += static_cast<uint32_t>(x.at[j] * y.at[j]);
+    return static_cast<int32_t>(total);
+  });
+}
+
 }  // namespace sk_emulation
 
 #define SK_EMU ::sk_emulation::
@@ -320,3 +340,7 @@ SK_OP __m512i ternary(__m512i a, __m512i b, __m512i c, int table) {
 #define _mm512_shuffle_i64x2(a, b, order) (SK_EMU shuffle_chunks(a, b, order))
 #define _mm512_dpbf16_ps(acc, a, b) \
   (SK_EMU dpbf16(acc, __builtin_bit_cast(__m512i, a), __builtin_bit_cast(__m512i, b)))
+#define _mm512_srai_epi16(a, n) \
+  __m512i(SK_EMU map<int16_t>(a, [](int16_t x) { return static_cast<int16_t>(x >> (n)); }))
+#define _mm512_madd_epi16(a, b) (SK_EMU madd_words(a, b))
+#define _mm512_dpbusd_epi32(sum, a, b) (SK_EMU dot_bytes(sum, a, b))
