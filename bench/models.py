@@ -188,6 +188,11 @@ def _kv_gather(m: Model, at: At) -> Sizes:
     }
 
 
+def _decode(m: Model, at: At) -> Sizes:
+    kind, pages = KV_FORMATS.index(m.cache), -(-_context(m, at) // 64)
+    return {"": {"B": at.tokens, "Hq": m.heads, "format": kind, "pages": pages, "topk": _selected(m, at)}}
+
+
 def _attention(m: Model, at: At) -> Sizes:
     heads = {"Hq": m.heads, "Hkv": m.kv_dim // (2 * m.head_dim), "Dk": m.head_dim, "Dv": m.head_dim}
     return {"": {"S": at.tokens, "Skv": _context(m, at), **heads}}
@@ -224,6 +229,7 @@ _RULES: dict[str, Rule] = {
         {"S": _tokens, "Hq": lambda m, at: m.heads, "Skv": _context, "D": lambda m, at: m.kv_dim,
          "topk": _selected}
     ),
+    "sparse_mla_decode": _if(lambda m: m.index[0], _decode),
     "sparse_attention": _if(lambda m: not m.index[0], _attention),
     "rope": _rope,
     "hadamard": _if(lambda m: m.index[0], _one(M=lambda m, at: at.tokens * m.index[0], D=_INDEX["D"])),

@@ -39,6 +39,8 @@ from sparsekern.ops.mhc_post_pre import MhcPostPre as MhcPostPre
 from sparsekern.ops.mhc_post_pre import mhc_post_pre as mhc_post_pre
 from sparsekern.ops.mhc_pre import MhcPre as MhcPre
 from sparsekern.ops.mhc_pre import mhc_pre as mhc_pre
+from sparsekern.ops.mla_decode import DecodedAttention as DecodedAttention
+from sparsekern.ops.mla_decode import mla_decode as mla_decode
 from sparsekern.ops.moe_combine import moe_combine as moe_combine
 from sparsekern.ops.moe_gather import moe_gather as moe_gather
 from sparsekern.ops.moe_permutation import Permutation as Permutation
@@ -57,6 +59,7 @@ from sparsekern.ops.router_gather import router_gather as router_gather
 from sparsekern.ops.sinkhorn import sinkhorn as sinkhorn
 from sparsekern.ops.sparse_attention import Attention as Attention
 from sparsekern.ops.sparse_attention import sparse_attention as sparse_attention
+from sparsekern.ops.sparse_mla_decode import sparse_mla_decode as sparse_mla_decode
 from sparsekern.ops.sparse_mla_prefill import sparse_mla_prefill as sparse_mla_prefill
 from sparsekern.ops.sparsify_2to4 import sparsify_2to4 as sparsify_2to4
 from sparsekern.ops.swiglu import swiglu as swiglu

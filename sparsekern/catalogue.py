@@ -24,6 +24,7 @@ from sparsekern.ops.mhc_head import OP as mhc_head
 from sparsekern.ops.mhc_post import OP as mhc_post
 from sparsekern.ops.mhc_post_pre import OP as mhc_post_pre
 from sparsekern.ops.mhc_pre import OP as mhc_pre
+from sparsekern.ops.mla_decode import OP as mla_decode
 from sparsekern.ops.moe_combine import OP as moe_combine
 from sparsekern.ops.moe_gather import OP as moe_gather
 from sparsekern.ops.moe_permutation import OP as moe_permutation
@@ -38,6 +39,7 @@ from sparsekern.ops.route_topk import OP as route_topk
 from sparsekern.ops.router_gather import OP as router_gather
 from sparsekern.ops.sinkhorn import OP as sinkhorn
 from sparsekern.ops.sparse_attention import OP as sparse_attention
+from sparsekern.ops.sparse_mla_decode import OP as sparse_mla_decode
 from sparsekern.ops.sparse_mla_prefill import OP as sparse_mla_prefill
 from sparsekern.ops.sparsify_2to4 import OP as sparsify_2to4
 from sparsekern.ops.swiglu import OP as swiglu
@@ -72,6 +74,8 @@ OPS: dict[str, Op] = {
         grouped_gemm_masked,
         fused_moe,
         sparse_mla_prefill,
+        sparse_mla_decode,
+        mla_decode,
         sparse_attention,
         indexer_logits,
         indexer_logits_paged,

@@ -27,6 +27,8 @@ KEEPS_OUT = {"grouped_gemm_masked"}
 # Made of GEMM loops, which flush subnormals by decision (docs/numerics.md).
 FLUSHES = {op.name for op in OPS.values() if op.family == "gemm"} | {
     "sparse_mla_prefill",
+    "sparse_mla_decode",
+    "mla_decode",
     "sparse_attention",
     "indexer_logits",
     "indexer_topk",

@@ -158,6 +158,80 @@ def test_few_queries_are_spread_by_chunks(queries: int, threads: int) -> None:
         assert_same_bits(sparsekern.sparse_attention(q, k, v, scale=0.3, lengths=lengths), want)
 
 
+# --- paged caches -------------------------------------------------------------------------------------------
+
+
+def records(count: int, width: int, seed: int = 0) -> Tensor:
+    return normal(count, width, seed=seed, dtype=torch.bfloat16)
+
+
+@pytest.mark.parametrize(("format_", "width"), [("mla656", 576), ("mla584", 512), ("mla528", 512)])
+def test_decode_is_prefill_over_what_kv_read_returns(format_: Any, width: int) -> None:
+    pages, size = 20, 37
+    pool = torch.full((pages, sparsekern.kv_page_bytes(format_, size)), 0xFF, dtype=torch.uint8)
+    sparsekern.kv_write(
+        pool, torch.arange(pages * size), records(pages * size, width), format=format_, page_size=size
+    )
+    q = normal(3, 1, 5, width, seed=1, dtype=torch.bfloat16)
+    indices = torch.randint(-1, pages * size, (3, 1, 600), dtype=torch.int32)
+    got = sparsekern.sparse_mla_decode(q, pool, indices, format=format_, page_size=size, scale=0.1)
+    read = sparsekern.kv_read(pool, torch.arange(pages * size), format=format_, page_size=size)
+    want = sparsekern.sparse_mla_prefill(q[:, 0], read, indices[:, 0], scale=0.1)
+    assert_same_bits((got.out[:, 0], got.lse[..., 0]), (want.out, want.lse))
+
+
+def test_second_pool_follows_the_first() -> None:
+    q, pool, more = normal(2, 3, 4, 24), normal(5, 16, 24, seed=1), normal(9, 7, 24, seed=2)
+    first, second = (torch.randint(60, (2, 3, n), dtype=torch.int32) for n in (500, 300))
+    both = torch.cat([pool.flatten(0, 1), more.flatten(0, 1)])[None]
+    named: dict[str, Any] = {"format": "bf16", "scale": 0.2, "d_v": 20}
+    got = sparsekern.sparse_mla_decode(
+        q, pool, first, page_size=16, extra_pool=more, extra_indices=second, extra_page_size=7, **named
+    )
+    joined = torch.cat([first, second + 80], -1)
+    assert_same_bits(got, sparsekern.sparse_mla_decode(q, both, joined, page_size=both.shape[1], **named))
+
+
+def test_mla_decode_is_attention_without_pages() -> None:
+    q, keys = normal(1, 3, 4, 24), normal(1000, 2, 24, seed=1)
+    table = torch.randperm(200, generator=torch.Generator().manual_seed(1)).int()
+    cache = torch.empty(200, 5, 2, 24)
+    cache[table.long()] = keys.view(200, 5, 2, 24)
+    length = torch.tensor([998], dtype=torch.int32)
+    got = sparsekern.mla_decode(q, cache, table[None], length, scale=0.3, d_v=20)
+    keys = keys[:998]
+    want = sparsekern.sparse_attention(q[0], keys, keys[..., :20].contiguous(), scale=0.3, causal=True)
+    assert_same_bits((got.out[0], got.lse[0]), (want.out, want.lse.T.contiguous()))
+
+
+@pytest.mark.parametrize("format_", ["mla656", "bf16"])
+def test_pool_beyond_two_gigabytes(format_: Any) -> None:
+    """Of memory that is there only where it is touched."""
+    size, last = 64, 60_000 if format_ == "mla656" else 30_000
+    if format_ == "bf16":
+        pool = torch.empty(last + 1, size, 576, dtype=torch.bfloat16)
+    else:
+        pool = torch.empty(last + 1, sparsekern.kv_page_bytes(format_, size), dtype=torch.uint8)
+    assert pool.nbytes > 2**31
+    slots = torch.tensor([3, last * size + 5, last * size + 63])
+    x = records(3, 576)
+    sparsekern.kv_write(pool, slots, x, format=format_, page_size=size)
+    q = normal(1, 1, 3, 576, seed=1, dtype=torch.bfloat16)
+    got = sparsekern.sparse_mla_decode(
+        q, pool, slots.int().view(1, 1, 3), format=format_, page_size=size, scale=0.1
+    )
+    read = sparsekern.kv_read(pool, slots, format=format_, page_size=size)
+    want = sparsekern.sparse_mla_prefill(q[0], read, torch.arange(3, dtype=torch.int32)[None], scale=0.1)
+    assert_same_bits(got.out[0], want.out)
+    if format_ == "bf16":
+        table = torch.tensor([[last]], dtype=torch.int32)
+        length = torch.tensor([6], dtype=torch.int32)
+        pool[last, :5] = records(5, 576, seed=2)
+        named = torch.arange(6, dtype=torch.int32)[None]
+        paged = sparsekern.mla_decode(q, pool[:, :, None], table, length, scale=0.1)
+        assert_same_bits(paged.out[0], sparsekern.sparse_mla_prefill(q[0], pool[last], named, scale=0.1).out)
+
+
 # --- errors -------------------------------------------------------------------------------------------------
 
 
@@ -188,3 +262,60 @@ def test_values_are_channels_of_keys(d_v: int) -> None:
         sparsekern.sparse_mla_prefill(
             normal(1, 2, 16), normal(4, 16), torch.zeros(1, 1, dtype=torch.int32), scale=1.0, d_v=d_v
         )
+
+
+DECODE: dict[str, Any] = {
+    "q": torch.ones(2, 1, 3, 8),
+    "pool": torch.ones(4, 5, 8),
+    "indices": torch.zeros(2, 1, 6, dtype=torch.int32),
+    "format": "bf16",
+    "page_size": 5,
+    "scale": 1.0,
+    "d_v": 8,
+}
+BYTES = torch.zeros(4, 5 * 656, dtype=torch.uint8)
+EXTRA = {"extra_pool": torch.ones(2, 3, 8), "extra_indices": torch.zeros(2, 1, 2), "extra_page_size": 3}
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"indices": torch.tensor([[[0, 19]], [[20, 0]]])}, "indices[1, 0, 0] is 20, expected less than"),
+        ({"indices": torch.tensor([[[2**40, 0]], [[2, 0]]])}, "indices[0, 0, 0] is 1099511627776"),
+        ({"lengths": torch.tensor([7, 0])}, "lengths[0] is 7, expected 0 to 6"),
+        ({"lengths": torch.tensor([-1, 0])}, "lengths[0] is -1"),
+        ({"d_v": 9}, "d_v is 9, expected 1 to the 8 channels"),
+        ({"format": "mla656"}, "pool has 3 dimensions"),
+        ({"format": "mla656", "pool": BYTES}, "q has 8 channels, expected the 576"),
+        ({"extra_pool": torch.ones(2, 3, 8)}, "extra_pool, extra_indices and extra_page_size together"),
+        ({"extra_lengths": torch.tensor([1, 1])}, "extra_pool is None"),
+        ({**EXTRA, "extra_indices": torch.tensor([[[5, 6]], [[0, 0]]])}, "extra_indices[0, 0, 1] is 6"),
+    ],
+)  # fmt: skip
+def test_errors_of_sparse_decode(change: dict[str, Any], says: str) -> None:
+    with pytest.raises(ValueError) as caught:
+        sparsekern.sparse_mla_decode(**{**DECODE, **change})
+    assert str(caught.value).startswith("sparse_mla_decode: ") and says in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"seq_lens": torch.tensor([11])}, "seq_lens[0] is 11, expected 0 to 10"),
+        ({"seq_lens": torch.tensor([-1])}, "seq_lens[0] is -1"),
+        ({"block_table": torch.tensor([[0, 4]])}, "block_table[0, 1] is 4, expected 0 to 3"),
+        ({"block_table": torch.tensor([[-1, 0]])}, "block_table[0, 0] is -1"),
+        ({"q": torch.ones(1, 1, 3, 8)}, "q has 3 heads, expected a multiple of the 2"),
+        ({"cache": torch.ones(4, 0, 2, 8)}, "cache has pages of 0 keys"),
+    ],
+)  # fmt: skip
+def test_errors_of_mla_decode(change: dict[str, Any], says: str) -> None:
+    x = {
+        "q": torch.ones(1, 1, 4, 8),
+        "cache": torch.ones(4, 5, 2, 8),
+        "block_table": torch.tensor([[0, 1]]),
+        "seq_lens": torch.tensor([10]),
+    }
+    with pytest.raises(ValueError) as caught:
+        sparsekern.mla_decode(**{**x, **change}, scale=1.0, d_v=8)
+    assert str(caught.value).startswith("mla_decode: ") and says in str(caught.value)

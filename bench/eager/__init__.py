@@ -14,7 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .attention import merge_attn_states as merge_attn_states
+from .attention import mla_decode as mla_decode
 from .attention import sparse_attention as sparse_attention
+from .attention import sparse_mla_decode as sparse_mla_decode
 from .attention import sparse_mla_prefill as sparse_mla_prefill
 from .indexer import topk_per_row as topk_per_row
 from .kv import kv_copy_pages as kv_copy_pages

@@ -5,8 +5,11 @@
 #include "attention/queries.h"
 #include "bindings/families.h"
 #include "bindings/indices.h"
+#include "bindings/pool.h"
 #include "kernels/merge_attn_states/op.h"
+#include "kernels/mla_decode/op.h"
 #include "kernels/sparse_attention/op.h"
+#include "kernels/sparse_mla_decode/op.h"
 
 namespace sk {
 namespace {
@@ -28,6 +31,7 @@ void merge_attn_states(Call& c) {
 }
 
 // What all attention ops read alike; the results come when they are made.
+constexpr int kNone = -1;  // no such argument
 attention::Queries read_queries(const Call& c, int q_arg, int64_t kv_heads, int64_t dv, int scale, int sink) {
   const TensorView& q = c.arg(q_arg);
   const int64_t heads = c.size("Hq");
@@ -42,7 +46,7 @@ attention::Queries read_queries(const Call& c, int q_arg, int64_t kv_heads, int6
           .dk = q.last(),
           .dv = dv,
           .scale = c.real(scale),
-          .sink = c.arg(sink).as<const float>(),
+          .sink = sink == kNone ? nullptr : c.arg(sink).as<const float>(),
           .out = nullptr,
           .max_logits = nullptr,
           .lse = nullptr,
@@ -144,8 +148,91 @@ void sparse_attention_op(Call& c) {
   c.run(sparse_attention::kVariants, a);
 }
 
+// Refuses slots past the end of the pool; below 0 they name nothing, and what does not count may be anything.
+void check_slots(const Call& c, int arg, const char* name, const sparse_mla_decode::Selection& s, int64_t steps,
+                 int64_t slots) {
+  if constexpr (!Call::kReadsValues) return;
+  const TensorView& t = c.arg(arg);
+  for (int64_t query = 0; query < t.rows(); ++query)
+    for (int64_t i = 0; i < s.count(query, steps); ++i) {
+      const int32_t slot = s.indices[query * s.topk + i];
+      if ((slot < 0 && slot != INT32_MIN) || (slot >= 0 && slot < slots)) continue;
+      if (const int64_t wide = given(t, query, i); wide >= 0)
+        fail(name, "[", query / steps, ", ", query % steps, ", ", i, "] is ", wide, ", expected less than the ",
+             slots, " slots of the pool");
+    }
+}
+
+void sparse_mla_decode_op(Call& c) {
+  enum { kQ, kPool, kIndices, kSink, kLengths, kExtraPool, kExtraIndices, kExtraLengths };
+  enum { kFormat, kPageSize, kScale, kDv, kExtraPageSize };
+  const TensorView& q = c.arg(kQ);
+  const bool extra = c.arg(kExtraPool).present();
+  if (c.arg(kExtraIndices).present() != extra || c.option(kExtraPageSize).present != extra ||
+      (c.arg(kExtraLengths).present() && !extra))
+    fail("extra_pool is ", extra ? "given" : "None",
+         ", expected extra_pool, extra_indices and extra_page_size together");
+  const PoolArg pool = pool_arg(c, kPool, "pool", kFormat, kPageSize);
+  const int64_t channels = pool.plain() ? c.arg(kPool).last() : kv::layout_of(pool.format).dim;
+  if (q.last() != channels) fail("q has ", q.last(), " channels, expected the ", channels, " of the pool's records");
+  sparse_mla_decode::Args a = {.queries = read_queries(c, kQ, 1, read_d_v(c, kDv, "pool", channels), kScale, kSink),
+                               .format = pool.format,
+                               .plain_dtype = pool.dtype,
+                               .parts = {{pool.by_slots<const uint8_t>(), c.indices(kIndices), c.arg(kIndices).last(),
+                                          read_lengths(c, kLengths, c.arg(kIndices).last())},
+                                         {}}};
+  a.queries.steps = max(q.shape[1], 1);
+  check_slots(c, kIndices, "indices", a.parts[0], a.queries.steps, pool.pages * pool.page_size);
+  if (extra) {
+    const PoolArg more = pool_arg(c, kExtraPool, "extra_pool", kFormat, kExtraPageSize, "extra_page_size");
+    if (more.dtype != pool.dtype) fail("extra_pool is not of the dtype of pool");
+    a.parts[1] = {more.by_slots<const uint8_t>(), c.indices(kExtraIndices), c.arg(kExtraIndices).last(),
+                  read_lengths(c, kExtraLengths, c.arg(kExtraIndices).last())};
+    check_slots(c, kExtraIndices, "extra_indices", a.parts[1], a.queries.steps, more.pages * more.page_size);
+  }
+  c.make_outputs();
+  a.queries.out = c.out(0).data;
+  a.queries.lse = c.out(1).as<float>();
+  c.run(sparse_mla_decode::kVariants, a);
+}
+
+void mla_decode_op(Call& c) {
+  enum { kQ, kCache, kTable, kLens };
+  enum { kScale, kDv, kCausal };
+  const TensorView &q = c.arg(kQ), &cache = c.arg(kCache);
+  const int64_t pages = cache.shape[0], page_size = cache.shape[1], batch = q.shape[0],
+                max_pages = c.size("max_pages");
+  if (page_size < 1) fail("cache has pages of 0 keys, expected at least 1");
+  const int32_t* const table = c.indices(kTable);
+  const int32_t* const lens = c.indices(kLens);
+  check_range(c, kLens, "seq_lens", lens, 0, min(max_pages * page_size, INT32_MAX - 1) + 1);
+  for (int64_t b = 0; b < batch && Call::kReadsValues; ++b)
+    for (int64_t i = 0; i < ceil_div(lens[b], page_size); ++i)
+      if (const int32_t page = table[b * max_pages + i]; page < 0 || page >= pages)
+        fail("block_table[", b, ", ", i, "] is ", given(c.arg(kTable), b, i), ", expected 0 to ", pages - 1,
+             ": a page of the cache");
+  mla_decode::Args a = {
+      .queries = read_queries(c, kQ, cache.shape[2], read_d_v(c, kDv, "cache", cache.last()), kScale, kNone),
+      .cache = cache.as_rows<const void>(),
+      .dtype = cache.dtype,
+      .page_size = page_size,
+      .block_table = table,
+      .max_pages = max_pages,
+      .seq_lens = lens,
+      .causal = c.flag(kCausal)};
+  a.queries.steps = max(q.shape[1], 1);
+  c.make_outputs();
+  a.queries.out = c.out(0).data;
+  a.queries.lse = c.out(1).as<float>();
+  c.run(mla_decode::kVariants, a);
+}
+
 constexpr Binding kBindings[] = {
+    {"mla_decode", "q cache block_table seq_lens scale d_v causal", &mla_decode_op},
     {"merge_attn_states", "out_a lse_a out_b lse_b", &merge_attn_states},
+    {"sparse_mla_decode",
+     "q pool indices sink lengths extra_pool extra_indices extra_lengths format page_size scale d_v extra_page_size",
+     &sparse_mla_decode_op},
     {"sparse_mla_prefill", "q kv indices sink lengths scale d_v", &sparse_mla_prefill},
     {"sparse_attention", "q k v indices sink lengths cu_seqlens_q cu_seqlens_k scale causal", &sparse_attention_op},
 };

@@ -4,55 +4,14 @@
 #include <vector>
 
 #include "bindings/families.h"
+#include "bindings/pool.h"
 #include "kernels/kv_copy_pages/op.h"
 #include "kernels/kv_gather/op.h"
 #include "kernels/kv_read/op.h"
 #include "kernels/kv_write/op.h"
-#include "kv/format.h"
 
 namespace sk {
 namespace {
-
-constexpr const char* kFormatNames[] = {"mla656", "mla584", "mla528", "index132", "index68", "bf16"};
-
-struct PoolArg {
-  kv::Format format;
-  uint8_t* data;
-  int64_t page_stride, row_stride;  // bytes; a row is a record of format bf16
-  int64_t pages, page_size;
-  Dtype dtype;
-
-  bool plain() const { return format == kv::Format::bf16; }
-  // Plain records as pages of one: their slot is their page.
-  template <class Byte>
-  kv::Pool<Byte> by_slots() const {
-    if (plain()) return {data, row_stride, 1};
-    return {data, page_stride, page_size};
-  }
-};
-
-// Refuses a pool whose dtype or pages are not those of the format.
-PoolArg pool_arg(const Call& c, int arg, int format_option, int page_size_option) {
-  const TensorView& t = c.arg(arg);
-  const auto format = static_cast<kv::Format>(c.integer(format_option));
-  const char* name = kFormatNames[static_cast<int>(format)];
-  const int64_t page_size = c.integer(page_size_option);
-  if (page_size < 1 || page_size > INT32_MAX) fail("page_size is ", page_size, ", expected 1 to ", INT32_MAX);
-  const int64_t item = size_of(t.dtype), row = t.row_stride() * item;
-  if (format == kv::Format::bf16) {
-    if (t.rank != 3 || t.dtype == Dtype::u8)
-      fail("pool has ", t.rank, " dimensions", t.dtype == Dtype::u8 ? " of uint8" : "",
-           ", expected (pages, page_size, D) of bfloat16 or float32 for format 'bf16'");
-    return {format, t.as<uint8_t>(), row * page_size, row, t.shape[0], page_size, t.dtype};
-  }
-  if (t.rank != 2 || t.dtype != Dtype::u8)
-    fail("pool has ", t.rank, " dimensions", t.dtype == Dtype::u8 ? "" : ", not of uint8",
-         ", expected (pages, page_bytes) of uint8 for format '", name, "'");
-  const int64_t bytes = kv::layout_of(format).page_bytes(page_size);
-  if (t.shape[1] != bytes)
-    fail("pool has pages of ", t.shape[1], " bytes, expected ", bytes, ": ", page_size, " records of '", name, "'");
-  return {format, t.as<uint8_t>(), row, 0, t.shape[0], page_size, t.dtype};
-}
 
 // Refuses values that are not rows of the format.
 int64_t width_of(const PoolArg& pool, const char* what, int64_t width) {
@@ -91,7 +50,7 @@ const int64_t* slots_of(Call& c, int arg, const PoolArg& pool) {
 void kv_write(Call& c) {
   enum { kPool, kSlots, kValues };
   enum { kFormat, kPageSize, kScaleRounding, kAmaxFloor };
-  const PoolArg pool = pool_arg(c, kPool, kFormat, kPageSize);
+  const PoolArg pool = pool_arg(c, kPool, "pool", kFormat, kPageSize);
   const TensorView& values = c.arg(kValues);
   const int64_t dim = width_of(pool, "values", values.last());
   const bool given = c.option(kAmaxFloor).present;
@@ -115,7 +74,7 @@ void kv_write(Call& c) {
 void kv_read(Call& c) {
   enum { kPool, kSlots };
   enum { kFormat, kPageSize, kDtype, kWidth };
-  const PoolArg pool = pool_arg(c, kPool, kFormat, kPageSize);
+  const PoolArg pool = pool_arg(c, kPool, "pool", kFormat, kPageSize);
   const auto dtype = static_cast<Dtype>(c.integer(kDtype));
   if (dtype != Dtype::f32 && dtype != Dtype::bf16)
     fail("dtype is not a dtype of results, expected torch.bfloat16 or torch.float32");
@@ -134,7 +93,7 @@ void kv_read(Call& c) {
 void kv_gather(Call& c) {
   enum { kPool, kBlockTable, kSeqLens, kStarts };
   enum { kFormat, kPageSize, kTotal };
-  const PoolArg pool = pool_arg(c, kPool, kFormat, kPageSize);
+  const PoolArg pool = pool_arg(c, kPool, "pool", kFormat, kPageSize);
   const TensorView& table = c.arg(kBlockTable);
   const int64_t sequences = table.rows(), max_pages = table.last(), reach = max_pages * pool.page_size;
   const int32_t* block_table = c.indices(kBlockTable);
