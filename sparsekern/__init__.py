@@ -11,12 +11,17 @@ import torch as _torch  # noqa: F401  # first: its OpenMP runtime becomes ours t
 from sparsekern import reference as reference
 from sparsekern.backend import trace as trace
 from sparsekern.config import config as config
+from sparsekern.engram import EngramIndex as EngramIndex
+from sparsekern.engram import EngramTable as EngramTable
 from sparsekern.kv import PagedKVCache as PagedKVCache
 from sparsekern.ops._kv import KvFormat as KvFormat
 from sparsekern.ops._kv import kv_page_bytes as kv_page_bytes
 from sparsekern.ops.compress_kv import CompressedKv as CompressedKv
 from sparsekern.ops.compress_kv import compress_kv as compress_kv
 from sparsekern.ops.dequantize import dequantize as dequantize
+from sparsekern.ops.engram_gate import engram_gate as engram_gate
+from sparsekern.ops.engram_hash import engram_hash as engram_hash
+from sparsekern.ops.engram_lookup import engram_lookup as engram_lookup
 from sparsekern.ops.fused_moe import fused_moe as fused_moe
 from sparsekern.ops.gemm import gemm as gemm
 from sparsekern.ops.grouped_gemm import grouped_gemm as grouped_gemm

@@ -5,6 +5,9 @@ from __future__ import annotations
 from sparsekern import backend, docs, torch_ops
 from sparsekern.ops.compress_kv import OP as compress_kv
 from sparsekern.ops.dequantize import OP as dequantize
+from sparsekern.ops.engram_gate import OP as engram_gate
+from sparsekern.ops.engram_hash import OP as engram_hash
+from sparsekern.ops.engram_lookup import OP as engram_lookup
 from sparsekern.ops.fused_moe import OP as fused_moe
 from sparsekern.ops.gemm import OP as gemm
 from sparsekern.ops.grouped_gemm import OP as grouped_gemm
@@ -94,6 +97,9 @@ OPS: dict[str, Op] = {
         mhc_post,
         mhc_post_pre,
         mhc_head,
+        engram_hash,
+        engram_lookup,
+        engram_gate,
     )
 }
 

@@ -20,6 +20,7 @@ FAMILIES = {
     "attention": "Attention",
     "kv": "Paged KV cache",
     "mhc": "Hyper-connections",
+    "engram": "Engram: memory looked up by hashes of n-grams",
 }
 HEAD = """\
 # The ops

@@ -18,6 +18,9 @@ from .attention import mla_decode as mla_decode
 from .attention import sparse_attention as sparse_attention
 from .attention import sparse_mla_decode as sparse_mla_decode
 from .attention import sparse_mla_prefill as sparse_mla_prefill
+from .engram import engram_gate as engram_gate
+from .engram import engram_hash as engram_hash
+from .engram import engram_lookup as engram_lookup
 from .indexer import topk_per_row as topk_per_row
 from .kv import kv_copy_pages as kv_copy_pages
 from .kv import kv_gather as kv_gather

@@ -13,6 +13,7 @@ Family moe_family();
 Family gemm_family();
 Family attention_family();
 Family kv_family();
+Family engram_family();
 Family v4_family();
 Family indexer_family();
 Family hyper_family();
@@ -28,8 +29,8 @@ inline std::vector<Family> families() {
 #if defined(SK_CUDA)
       cuda_moe_family(), cuda_gemm_family(),
 #endif
-      quant_family(),    moe_family(),       gemm_family(),  attention_family(),
-      kv_family(),       v4_family(),        hyper_family(), indexer_family(),
+      quant_family(),    moe_family(),       gemm_family(),  attention_family(), kv_family(),
+      engram_family(),   v4_family(),        hyper_family(), indexer_family(),
   };
 }
 
