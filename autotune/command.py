@@ -10,11 +10,12 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from sparsekern import model, plan, records
+from sparsekern import cuda_model, model, plan, records
 from sparsekern.cli import load
 from sparsekern.config import config
 from sparsekern.device import cpu
 
+from . import modelled
 from .search import search
 from .task import Task
 from .tune import FAILED, REFUSED, Effort, Outcome, tune_safely
@@ -26,11 +27,15 @@ command, models, suites = (load(f"sparsekern._bench.{part}") for part in ("comma
 def run(args: argparse.Namespace) -> int:
     """Tune every size; 1 if one failed, 3 if nothing could be recorded because the machine is busy."""
     tasks = _tasks(args)
+    folder = args.out or records.user_folder()
+    if args.device not in ("", cpu().name):
+        return _model(args, tasks, folder)
     if args.list:
         _list_tasks(tasks, args)
         return 0
-    folder = args.out or records.user_folder()
     _check_writable(folder)
+    if args.resume:
+        tasks = _unrecorded(tasks, folder)
     print(f"{cpu().name}, {args.threads or config.threads} threads, {args.isa or config.isa}; ", end="")
     print(f"{len(tasks)} sizes, records go to {folder}")
     progress, done = command.Progress(len(tasks), args.budget), []
@@ -59,6 +64,31 @@ def run(args: argparse.Namespace) -> int:
     return 1 if FAILED in statuses else 3 if statuses == {REFUSED} else 0
 
 
+def _model(args: argparse.Namespace, tasks: Sequence[Task], folder: Path) -> int:
+    """Records of a device that is not here: what the model of CUDA's tiles says, measured by nobody.
+
+    Raises:
+        ValueError: the device is none of those that are modelled.
+    """
+    if args.device not in cuda_model.GPUS:
+        raise ValueError(f"{args.device!r} is neither here nor modelled: {', '.join(cuda_model.GPUS)}")
+    found = modelled.made(args.device, [(t.op, t.dims) for t in tasks if t.op in cuda_model.OPS])
+    if args.list:
+        print("\n".join(f"{r.op} {dict(r.key)}: {model.describe(r.config)}" for r in found))
+        return 0
+    records.write(folder, found)
+    print(
+        f"no {args.device} here: {len(found)} records of what the model says, marked modelled, go to {folder}"
+    )
+    return 0
+
+
+def _unrecorded(tasks: Sequence[Task], folder: Path) -> list[Task]:
+    """Those that the folder has no record of."""
+    known = {(r.op, r.at) for r in records.read_folder(folder, cpu().name) if r.version == model.VERSION}
+    return [t for t in tasks if (t.op, records.as_key(make(t).problem.key)) not in known]
+
+
 def _check_writable(folder: Path) -> None:
     """Before an hour of measuring, not after.
 
@@ -80,7 +110,11 @@ def _tasks(args: argparse.Namespace) -> list[Task]:
         shape = dict(map(command.size, args.shape))
     except argparse.ArgumentTypeError as error:
         raise ValueError(str(error)) from error
-    choice = suites.Choice(tuple(args.op), tuple(args.model), tuple(args.tokens), shape, tuple(args.weights))
+    at = (
+        models.At(memory=math.inf) if args.device in cuda_model.GPUS else models.At()
+    )  # all experts of a model
+    ops, tokens, weights = tuple(args.op), tuple(args.tokens), tuple(args.weights)
+    choice = suites.Choice(ops, tuple(args.model), tokens, shape, weights, at=at)
     chosen = choice.models or choice.shape
     sizes = ((op, dims) for _, op, dims in suites.sizes(choice) if chosen or op.bytes(dims) < 3e8)
     return [Task(op.name, dims, args.threads, args.isa) for op, dims in sizes]

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from sparsekern.config import config
-from sparsekern.model import CUDA_KNOBS, KNOBS, allowed
+from sparsekern.model import CUDA_KNOBS, KNOBS, VERSION, allowed
 
 SCHEMA = 1
 SOURCES = ("measured", "modelled", "default", "imported")  # default: measured, and nothing beat it
@@ -48,7 +48,7 @@ class Record:
     key: Mapping[str, int | str]
     config: Mapping[str, int]
     source: str
-    version: int  # of the op's choices: KNOBS_VERSION when it was made
+    version: int  # of the knobs' meaning when it was made: records of another one are not used
     gain: float = 1.0  # times as fast as the default
     spread: float = 0.0  # of the measurements, as a part of them
     tried: tuple[Mapping[str, Any], ...] = ()  # every candidate: config, status, ratio to the choice
@@ -217,7 +217,8 @@ def find(op: str, device: str, key: Mapping[str, int | str]) -> Record | None:
     """The record for a call: the user's or a shipped one, of the same key or the nearest number of rows."""
     for folder in (user_folder(), SHIPPED):
         found = read_cached(folder / device / f"{op}.jsonl")
-        record = nearest((r for r in found if set(r.config) == set(KNOBS)), key)
+        usable = (r for r in found if r.version == VERSION and set(r.config) == set(KNOBS))
+        record = nearest(usable, key)
         if record is not None:
             return record
     return None

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from sparsekern import model, plan, records
+from sparsekern import cuda_model, model, plan, records
 from sparsekern.device import _name
 from sparsekern.model import DEFAULT, KNOBS
 from sparsekern.records import Record, RecordWarning, parse, read, write
@@ -230,7 +230,23 @@ def test_shipped_records_are_good() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         shipped = records.read_folder(records.SHIPPED)
+    assert {r.device for r in shipped} >= set(cuda_model.GPUS)
     for r in shipped:
         assert r.version == model.VERSION
-        assert set(r.config) == set(KNOBS)
-        assert r.source in ("measured", "default", "modelled")
+        if r.device in cuda_model.GPUS:  # nobody has measured one
+            assert r.source == "modelled"
+            assert dict(r.config) in cuda_model.INSTANCES
+        else:
+            assert set(r.config) == set(KNOBS)
+            assert r.source in ("measured", "default")
+            assert r.env["commit"]
+            assert r.tried
+
+
+def test_records_of_other_meanings_are_not_used(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("SPARSEKERN_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(records, "SHIPPED", tmp_path / "none")
+    for version, usable in ((model.VERSION + 1, False), (model.VERSION, True)):
+        r = record(version=version)
+        write(records.user_folder(), [r])
+        assert (records.find(r.op, r.device, r.key) == r) == usable

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from sparsekern import model, plan, records
+from sparsekern import cuda_model, model, plan, records
 from sparsekern.cli import load, main
 from sparsekern.model import DEFAULT, Machine, Problem
 from sparsekern.records import Record
@@ -233,6 +234,62 @@ def test_two_tuners_at_once(tmp_path: Path) -> None:
     said = [t.communicate(timeout=300)[0] for t in tuners]
     assert [t.returncode for t in tuners] == [0, 0], said
     assert sorted(r.key["rows"] for r in records.read_folder(tmp_path)) == [1, 2]
+
+
+def test_a_run_is_resumed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for m, records_now in (("2", 1), ("2", 1), ("3", 2)):
+        size = ["--op", "gemm", "--shape", f"M={m}", "N=64", "K=64"]
+        assert main(["tune", "run", *size, *QUICK, "--out", str(tmp_path), "--resume"]) == 0
+        assert len(records.read_folder(tmp_path)) == records_now
+    assert capsys.readouterr().out.count("nothing to do") == 1
+
+
+# --- GPUs that nobody has measured --------------------------------------------------------------------------
+
+SHIPPED = [
+    "--op", "gemm", "grouped_gemm", "grouped_gemm_masked",
+    "--model", "V3.2", "V4-Flash", "V4-Pro", "V4.1", "--tokens", "1", "16", "128", "2048",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("device", cuda_model.GPUS)
+def test_shipped_records_of_gpus_are_what_the_model_says(
+    device: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["tune", "run", "--device", device, *SHIPPED, "--out", str(tmp_path)]) == 0
+    assert "marked modelled" in capsys.readouterr().out
+    made = {(r.op, r.at): r for r in records.read_folder(tmp_path)}
+    folder = Path(records.__file__).with_name("tuning") / device
+    assert made == {(r.op, r.at): r for path in folder.iterdir() for r in records.read(path)}
+    assert {r.config["tile_m"] for r in made.values()} == {16, 64}
+
+
+def test_a_gpu_that_nobody_knows(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["tune", "run", *TINY, "--device", "sm_70"]) == 2
+    assert "neither here nor modelled: sm_80, sm_86" in capsys.readouterr().err
+
+
+def test_the_model_of_tiles_counts_waves_bytes_and_products() -> None:
+    p = Problem("gemm", "bf16", "bf16", False, 0, 4096, 7168, 1, 4096, 0, "cuda")
+    gpu = cuda_model.GPUS["sm_80"]
+    small, large = cuda_model.INSTANCES
+
+    def seconds(tile: Any = large, on: Any = gpu, **more: Any) -> float:
+        return float(cuda_model.predict(dataclasses.replace(p, **more), tile, on))
+
+    assert seconds(rows=0) == cuda_model.LAUNCH < seconds(rows=1)
+    assert seconds() > 2 * p.rows * p.n * p.k / gpu.flops  # no better than its tensor cores
+    assert seconds(rows=8192) / seconds() == pytest.approx(2, rel=0.15)
+    wide = {"rows": 1, "n": 1 << 17}
+    assert seconds(**wide) > (1 << 17) * p.k * 2 / gpu.memory  # nor than its memory
+    assert seconds(**wide, weights="e4m3") < 0.8 * seconds(**wide)  # half the bytes
+    slow = dataclasses.replace(gpu, clock=gpu.clock / 16, memory=math.inf)
+    assert seconds(on=slow, weights="e4m3") > seconds(on=slow) / 2  # but they are decoded
+    assert cuda_model.choose(p, gpu).config == large
+    assert cuda_model.choose(dataclasses.replace(p, rows=8), gpu).config == small
+    wave = 128 * 2 * gpu.sms  # columns that all SMs take at once
+    steps = [seconds(rows=16, n=n) for n in (wave // 2 + 128, wave, wave + 128)]
+    assert steps[2] - steps[1] > 3 * (steps[1] - steps[0])  # one block more is a wave more
 
 
 # --- comparing and exchanging -------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from typing import Any
 from sparsekern import model, plan, records
 from sparsekern.cli import load
 from sparsekern.config import ISAS
+from sparsekern.cuda_model import GPUS
 from sparsekern.device import cpu
 from sparsekern.records import Record
 
@@ -84,12 +85,19 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     what("--threads", type=int, default=0, metavar="N", help="of torch and of sparsekern")
     what("--isa", default="", choices=["", *ISAS], help="the instruction set, if not the best")
     what(
+        "--device",
+        default="",
+        metavar="NAME",
+        help=f"another one than this, {', '.join(GPUS)}: records are modelled, not measured",
+    )
+    what(
         "--list",
         action="store_true",
         help="only say what would be tuned, what would be tried, and why not more",
     )
     how = parser.add_argument_group("how").add_argument
     how("--budget", type=float, metavar="S", help="seconds for everything")
+    how("--resume", action="store_true", help="leave out what the folder has records of")
     how("--candidates", type=int, default=10, metavar="N", help="to measure beside the default, a size (10)")
     how("--rounds", type=int, default=15, metavar="N", help="at most (15)")
     how("--seconds", type=float, default=0.03, metavar="S", help="of a candidate in a round (0.03)")
