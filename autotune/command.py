@@ -43,7 +43,7 @@ def run(args: argparse.Namespace) -> int:
         if progress.late(i):
             print(f"{len(tasks) - i} sizes left out: {args.budget:.0f} seconds are over")
             break
-        share = progress.share(i) if args.budget else math.inf
+        share = progress.share(i) if args.budget and not args.resume else math.inf
         effort = Effort(
             args.candidates,
             args.rounds,
@@ -102,10 +102,9 @@ def _check_writable(folder: Path) -> None:
 
 
 def _tasks(args: argparse.Namespace) -> list[Task]:
-    for name, known, what in ((args.model, models.MODELS, "model"), (args.weights, models.FORMATS, "format")):
-        for given in name:
-            if given not in known:
-                raise ValueError(f"no {what} is called {given!r}, choose from {', '.join(known)}")
+    for given in args.weights:
+        if given not in models.FORMATS:
+            raise ValueError(f"no format is called {given!r}, choose from {', '.join(models.FORMATS)}")
     try:
         shape = dict(map(command.size, args.shape))
     except argparse.ArgumentTypeError as error:
@@ -114,7 +113,7 @@ def _tasks(args: argparse.Namespace) -> list[Task]:
         models.At(memory=math.inf) if args.device in cuda_model.GPUS else models.At()
     )  # all experts of a model
     ops, tokens, weights = tuple(args.op), tuple(args.tokens), tuple(args.weights)
-    choice = suites.Choice(ops, tuple(args.model), tokens, shape, weights, at=at)
+    choice = suites.Choice(ops, models.called(args.model), tokens, shape, weights, at=at)
     chosen = choice.models or choice.shape
     sizes = ((op, dims) for _, op, dims in suites.sizes(choice) if chosen or op.bytes(dims) < 3e8)
     return [Task(op.name, dims, args.threads, args.isa) for op, dims in sizes]

@@ -398,6 +398,10 @@ PEERS: dict[str, dict[str, Peer]] = {
         "torch f32": Peer("stored", indexer.indexer_topk(torch.float32), roofline.FMA, "in any order"),
         "logits, then top-k": Peer("stored", indexer.in_two_steps),
     },
+    "indexer_logits_paged": {"torch f32": Peer("stored", indexer.indexer_logits_paged, roofline.FMA)},
+    "indexer_topk_paged": {
+        "torch f32": Peer("stored", indexer.indexer_topk_paged, roofline.FMA, "in any order")
+    },
     "topk_per_row": {"numpy": Peer("stored", topk_numpy, unlike="in any order")},
     "route_topk": {"vllm": Peer("stored", route_vllm, unlike=NO_GROUPS)},
 }

@@ -21,13 +21,14 @@ from .case import as_json
 from .case import run as run_case
 from .loads import ROUTINGS
 from .machine import circumstances
-from .models import FORMATS, MODELS, At
+from .models import FAMILIES, FORMATS, MODELS, At, called
 from .opcase import COLD, WARM
 from .report import read
 from .suites import SUITES, Choice
 from .text import heading, table
 
 TRACES = "flashinfer-trace"
+RECORD = 600.0  # seconds that the suite of record may take
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -39,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("suites", nargs="*", metavar="SUITE", help="what to run (ops)")
     what = parser.add_argument_group("what to measure").add_argument
     what("--op", nargs="+", default=[], choices=list(OPS), metavar="NAME", help="only these ops of the suite")
-    what("--model", nargs="+", default=[], choices=list(MODELS), metavar="NAME", help=", ".join(MODELS))
+    what("--model", nargs="+", default=[], metavar="NAME", help=", ".join((*MODELS, *FAMILIES)))
     what("--tokens", nargs="+", type=int, default=[], metavar="N", help="tokens at once (1 16 512)")
     what(
         "--shape",
@@ -84,10 +85,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--budget",
         type=float,
         metavar="S",
-        help="for everything: fewer rounds, and cases left out at the end",
+        help=f"for everything: fewer rounds, cases left out at the end (record: {RECORD:.0f})",
     )
     out = parser.add_argument_group("results").add_argument
     out("--json", type=Path, metavar="FILE", help="write every row to a file, one JSON object a line")
+    out(
+        "--resume",
+        action="store_true",
+        help="add to the file the cases that it does not have, each as long as without a budget",
+    )
     out("--html", type=Path, metavar="FILE", help="write one page: rooflines, ratios, history")
     out("--png", type=Path, metavar="DIR", help="write the page's plots as pictures (needs matplotlib)")
     out(
@@ -162,14 +168,20 @@ def run(args: argparse.Namespace) -> int:
         return _write_page(args, rows)
     if args.threads:
         torch.set_num_threads(args.threads)
-    with config.using(**({"isa": args.isa} if args.isa else {})):
-        return _measure(args)
+    if args.suites == ["record"] and args.budget is None and not args.resume:
+        args.budget = RECORD
+    try:
+        with config.using(**({"isa": args.isa} if args.isa else {})):
+            return _measure(args)
+    except ValueError as error:
+        print(f"sparsekern bench: {error}", file=sys.stderr)
+        return 2
 
 
 def _measure(args: argparse.Namespace) -> int:
     choice = Choice(
         tuple(args.op),
-        tuple(args.model),
+        called(args.model),
         tuple(args.tokens),
         dict(args.shape),
         tuple(args.weights),
@@ -183,11 +195,13 @@ def _measure(args: argparse.Namespace) -> int:
         print("\n".join(f"{case.suite}: {case.name}" for case in cases))
         return 0
     about = circumstances(f"sparsekern {' '.join(sys.argv[1:])}", baselines.versions())
+    rows, wrong = _earlier(args, about), []
+    known = {(row["suite"], row["case"]) for row in rows}
+    cases = [case for case in cases if (case.suite, case.name) not in known]
     print(heading(about))
-    rows, wrong = [], []
     progress = Progress(len(cases), args.budget)
     with ExitStack() as files, torch.no_grad():
-        sink = files.enter_context(args.json.open("w")) if args.json else None
+        sink = files.enter_context(args.json.open("a" if rows else "w")) if args.json else None
         traces = flashinfer.Traces(args.out) if args.format == TRACES else None
         for i, case in enumerate(cases):
             if progress.late(i):
@@ -212,10 +226,28 @@ def _measure(args: argparse.Namespace) -> int:
     return max(_write_page(args, rows), bool(wrong))
 
 
+def _earlier(args: argparse.Namespace, about: dict[str, Any]) -> list[dict[str, Any]]:
+    """The rows of a run that goes on.
+
+    Raises:
+        ValueError: they are of other circumstances, or there is no file to add to.
+    """
+    if not args.resume:
+        return []
+    if args.json is None:
+        raise ValueError("--resume needs the --json FILE that it goes on with")
+    rows = list(read(args.json)) if args.json.exists() else []
+    for row in rows:
+        for name in ("device", "threads", "isa", "commit", "versions"):
+            if row[name] != about[name]:
+                raise ValueError(f"{args.json} has rows of {name} {row[name]}, this is {about[name]}")
+    return rows
+
+
 def _effort(args: argparse.Namespace, progress: Progress, i: int) -> dict[str, Any]:
     """Rounds, their length and the patience for a case; a budget shortens all of them alike."""
     rounds, seconds, patience = max(1, args.rounds), args.seconds, args.patience
-    if args.budget:
+    if args.budget and not args.resume:
         share = progress.share(i)
         rounds = max(min(rounds, 9), 1)
         seconds = min(seconds, 0.5 * share / (rounds * 8))

@@ -7,7 +7,7 @@ biases: its sizes are real, the arithmetic between them is ours.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -66,6 +66,24 @@ MODELS: dict[str, Model] = {
     "gpt-oss-20b": Model(2880, 2880, 32, 4, 64, 64, 1024, format="fp4"),
     "gpt-oss-120b": Model(2880, 2880, 128, 4, 64, 64, 1024, format="fp4"),
 }  # fmt: skip
+
+# Names that stand for several.
+FAMILIES = {"Qwen3-MoE": ("Qwen3-30B", "Qwen3-235B"), "gpt-oss": ("gpt-oss-20b", "gpt-oss-120b")}
+
+
+def called(names: Iterable[str]) -> tuple[str, ...]:
+    """The models of that name, or of that family.
+
+    Raises:
+        ValueError: there is none.
+    """
+    found: list[str] = []
+    for name in names:
+        if name not in MODELS and name not in FAMILIES:
+            raise ValueError(f"no model is called {name!r}, choose from {', '.join((*MODELS, *FAMILIES))}")
+        found += FAMILIES.get(name, (name,))
+    return tuple(dict.fromkeys(found))
+
 
 # Kinds of weights as the ops' dimensions number them.
 FORMATS = {"f32": 0, "bf16": 1, "fp8": 2, "fp4": 3, "bf16_2to4": 4, "fp8_2to4": 5}
@@ -193,6 +211,17 @@ def _decode(m: Model, at: At) -> Sizes:
     return {"": {"B": at.tokens, "Hq": m.heads, "format": kind, "pages": pages, "topk": _selected(m, at)}}
 
 
+def _whole(m: Model, at: At) -> Sizes:
+    """Dense attention over latents: the cached tokens are those of all sequences."""
+    sizes = {"B": at.tokens, "N": max(1, at.context // at.tokens), "Hq": m.heads}
+    return {"": {**sizes, "D": m.kv_dim, "d_v": min(512, m.kv_dim)}}
+
+
+def _compress(m: Model, at: At) -> Sizes:
+    kinds = {"by 4": {"ratio": 4, "overlap": 1}, "by 128": {"ratio": 128, "overlap": 0}}
+    return {name: {"T": at.tokens, "D": m.kv_dim, "waiting": 0, **kind} for name, kind in kinds.items()}
+
+
 def _attention(m: Model, at: At) -> Sizes:
     heads = {"Hq": m.heads, "Hkv": m.kv_dim // (2 * m.head_dim), "Dk": m.head_dim, "Dv": m.head_dim}
     return {"": {"S": at.tokens, "Skv": _context(m, at), **heads}}
@@ -230,6 +259,11 @@ _RULES: dict[str, Rule] = {
          "topk": _selected}
     ),
     "sparse_mla_decode": _if(lambda m: m.index[0], _decode),
+    "mla_decode": _if(lambda m: m.q_lora, _whole),
+    "merge_attn_states": _one(
+        M=lambda m, at: at.tokens * m.heads, D=lambda m, at: min(512, m.kv_dim) if m.q_lora else m.head_dim
+    ),
+    "compress_kv": _if(lambda m: m.streams, _compress),
     "sparse_attention": _if(lambda m: not m.index[0], _attention),
     "rope": _rope,
     "hadamard": _if(lambda m: m.index[0], _one(M=lambda m, at: at.tokens * m.index[0], D=_INDEX["D"])),

@@ -7,12 +7,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from .case import OURS, UNLIKE, WRONG
 from .text import duration, spread
-from .timing import Spread
+from .timing import BUSY, Spread
 
 Rows = Sequence[dict[str, Any]]
 BEGIN, END = "<!-- measured -->\n", "<!-- end -->\n"
-NOTHING = "Nothing is recorded yet: `sparsekern bench moe linear --json bench/results/NAME.jsonl` does it.\n"
+LIMITS = {"of_read": "a read", "of_products": "products"}
+NOTHING = "Nothing is recorded yet: `sparsekern bench record --json bench/results/NAME.jsonl` does it.\n"
 
 
 def read(path: Path) -> Rows:
@@ -39,25 +41,35 @@ def markdown(rows: Rows) -> str:
     text = (
         f"{about['device']}, {about['threads']} threads, {about['isa']}; {versions}; "
         f"commit {about['commit']}, {about['date']}, `{about['command']}`.\n"
-        "First a call's median [p10 .. p90], then how many times as long the others take, round by round.\n"
+        "A call's median [p10 .. p90], and what part of the nearer limit it reached, one read of its bytes\n"
+        "or products in registers, in the same rounds; then how many times as long the peers take, round by\n"
+        "round. *: other or less work.\n"
     )
+    busiest = max(row["busy"] for row in rows)
+    if busiest > BUSY:
+        text += f"Others had up to {100 * busiest:.0f} % of the machine meanwhile: take care.\n"
     for suite in dict.fromkeys(row["suite"] for row in rows):
-        text += "\n" + _pivot([row for row in rows if row["suite"] == suite])
+        text += "\n" + _table([row for row in rows if row["suite"] == suite])
     return text + "\n"
 
 
-def _pivot(rows: Rows) -> str:
-    contenders = list(dict.fromkeys(row["contender"] for row in rows))
-    head = [f"| {rows[0]['suite']} | {' | '.join(contenders)} |", "|---|" + "---:|" * len(contenders)]
-    lines = [f"{rows[0]['about']}\n", *head]
+def _table(rows: Rows) -> str:
+    """A line for each case: ours, and how many times as long the others take."""
+    lines = [f"{rows[0]['about']}\n", "| case | sparsekern | peers take |", "|---|---:|---|"]
     for case in dict.fromkeys(row["case"] for row in rows):
-        by_name = {row["contender"]: row for row in rows if row["case"] == case}
-        cells = (_cell(by_name.get(name), name == contenders[0]) for name in contenders)
-        lines.append(f"| {case} | {' | '.join(cells)} |")
+        first, *others = (row for row in rows if row["case"] == case)
+        peers = [_peer(row) for row in others if not row["contender"].startswith(OURS)]
+        limit = max(((row_of(first, k), what) for k, what in LIMITS.items()), default=(0.0, ""))
+        part = f", {100 * limit[0]:.0f} % of {limit[1]}" if limit[0] else ""
+        lines.append(f"| {case} | {duration(seconds(first))}{part} | {'; '.join(peers)} |")
     return "\n".join(lines) + "\n"
 
 
-def _cell(row: dict[str, Any] | None, first: bool) -> str:
-    if row is None:
-        return ""
-    return duration(seconds(row)) if first else f"{spread(Spread(**row['ratio']))} x"
+def row_of(row: Mapping[str, Any], name: str) -> float:
+    """A number of a row; 0 where it has none."""
+    return float(row.get(name) or 0.0)
+
+
+def _peer(row: Mapping[str, Any]) -> str:
+    mark = {WRONG: ", wrong", UNLIKE: " *"}.get(str(row.get("verdict")), "")
+    return f"{row['contender']} {spread(Spread(**row['ratio']))} x{mark}"

@@ -20,6 +20,7 @@ baselines, case_, check, compare, figures, models, opcase, page, report, rooflin
     load(f"sparsekern._bench.{part}") for part in PARTS
 )
 suites, svg, timing = (load(f"sparsekern._bench.{part}") for part in ("suites", "svg", "timing"))
+bench_command = load("sparsekern._bench.command")
 Case, Work, Choice, SUITES = case_.Case, case_.Work, suites.Choice, suites.SUITES
 Spread, measure = timing.Spread, timing.measure
 BEGIN, END = report.BEGIN, report.END
@@ -138,6 +139,35 @@ def test_every_op_has_a_case() -> None:
     assert {case.about["op"] for case in SUITES["record"](Choice())} == set(OPS)
 
 
+def test_every_op_has_a_peer() -> None:
+    alone = {name for name, op in OPS.items() if not baselines.peers(op)}
+    assert alone <= {"pack_weights", "unpack_weights"}  # our own layout
+
+
+PEERS = {
+    "quantize_fp4": {"M": 33, "K": 256, "group_size": 32},
+    "router_gather": {"T": 20, "H": 256, "E": 16, "k": 4, "groups": 4, "kept": 2, "router": 0},
+    "grouped_gemm_masked": {"E": 3, "Mmax": 9, "N": 64, "K": 128, "a": 1, "b": 2},
+    "indexer_logits_paged": {"B": 3, "n": 2, "N": 150, "page": 64, "H": 8, "D": 64, "kind": 3},
+    "indexer_topk_paged": {"B": 3, "n": 2, "N": 150, "page": 64, "H": 8, "D": 64, "kind": 2, "k": 40},
+}
+
+
+@pytest.mark.parametrize("name", PEERS)
+def test_peers_do_the_same(name: str) -> None:
+    outcome = case_.run(opcase.op_case("t", name, OPS[name], PEERS[name], cache="warm"), **QUICK)
+    theirs = [r for r in outcome.rows if r.contender.startswith("torch")]
+    assert theirs, outcome.work.missing
+    assert all(r.check.error <= check.PEER_ERROR for r in theirs), theirs
+
+
+def test_families_stand_for_their_models() -> None:
+    assert models.called(["gpt-oss", "gpt-oss-20b", "V4.1"]) == ("gpt-oss-20b", "gpt-oss-120b", "V4.1")
+    assert main(["bench", "--model", "Qwen3-MoE", "--op", "gemm", "--list"]) == 0
+    with pytest.raises(ValueError, match="no model is called 'V9', choose from"):
+        models.called(["V9"])
+
+
 def test_models_have_shapes() -> None:
     assert models.experts_that_fit(models.MODELS["V3.2"], 2e9) == 16
     assert models.experts_that_fit(models.MODELS["Qwen3-30B"], 1e12) == 128
@@ -217,6 +247,26 @@ def test_rows_go_to_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     assert "old" not in table
     assert "| rms_norm M=1 D=7168 |" in table
     assert report.fill(table, tmp_path) == table
+
+
+def test_a_run_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file, again = tmp_path / "rows.jsonl", ["--json", str(tmp_path / "rows.jsonl"), "--resume"]
+    for ops, cases in ((["rms_norm"], 2), (["rms_norm", "swiglu"], 4), (["swiglu"], 4)):
+        assert main(["bench", "record", "--op", *ops, *SHORT, *again]) == 0
+        assert len({row["case"] for row in report.read(file)}) == cases
+    assert main(["bench", "record", "--op", "swiglu", *SHORT, "--resume"]) == 2
+    assert "needs the --json FILE" in capsys.readouterr().err
+    file.write_text(file.read_text().replace('"threads": ', '"threads": 1'))
+    assert main(["bench", "record", "--op", "swiglu", *SHORT, *again]) == 2
+    assert "has rows of threads 1" in capsys.readouterr().err
+
+
+def test_the_suite_of_record_takes_ten_minutes_at_most(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[float | None] = []
+    monkeypatch.setattr(bench_command, "_measure", lambda args: seen.append(args.budget) or 0)
+    for call in (["record"], ["record", "--budget", "30"], ["moe"]):
+        assert main(["bench", *call]) == 0
+    assert seen == [600.0, 30.0, None]
 
 
 def test_wrong_calls_are_refused(capsys: pytest.CaptureFixture[str]) -> None:

@@ -22,6 +22,7 @@ from .engram import engram_gate as engram_gate
 from .engram import engram_hash as engram_hash
 from .engram import engram_lookup as engram_lookup
 from .indexer import topk_per_row as topk_per_row
+from .kv import e2m1
 from .kv import kv_copy_pages as kv_copy_pages
 from .kv import kv_gather as kv_gather
 from .kv import kv_read as kv_read
@@ -41,6 +42,7 @@ UNLIKE = {
     "moe_gather": "looks for no -1",
     "moe_combine": "looks for no -1",
     "moe_permutation": "pads no segments",
+    "router_gather": "pads no segments, looks for no -1",
     "topk_per_row": "in any order",
 }
 
@@ -80,6 +82,16 @@ def quantize_fp8(
     q = (groups / scale).clamp(-448, 448).to(torch.float8_e4m3fn)
     stored = torch.float8_e8m0fnu if scale_format == "ue8m0" else torch.float32
     return q.flatten(-2), scale.squeeze(-1).to(stored)
+
+
+def quantize_fp4(
+    x: Tensor, *, group_size: int = 32, amax_floor: float = 6 * 2**-126
+) -> tuple[Tensor, Tensor]:
+    """Groups as a dimension of their own, codes by bisection."""
+    groups = x.float().unflatten(-1, (-1, group_size))
+    amax = groups.abs().amax(-1, keepdim=True).clamp_min(amax_floor)
+    scale = torch.exp2(torch.ceil(torch.log2(amax / 6)))
+    return e2m1((groups / scale).flatten(-2)), scale.squeeze(-1).to(torch.float8_e8m0fnu)
 
 
 def quantize_fp8_blocks(
@@ -211,6 +223,36 @@ def moe_combine(y: Tensor, slot_row: Tensor, weights: Tensor | None = None) -> T
     return (rows if weights is None else rows * weights[..., None]).sum(1).to(y.dtype)
 
 
+def router_gather(
+    x: Tensor,
+    *,
+    router: Tensor | None = None,
+    logits: Tensor | None = None,
+    bias: Tensor | None = None,
+    top_k: int,
+    scoring: str | None = None,
+    n_group: int = 1,
+    topk_group: int = 1,
+    scale: float = 1.0,
+) -> tuple[Tensor, ...]:
+    """One after the other; logits in float32."""
+    if logits is None:
+        assert router is not None
+        logits = F.linear(x.float(), router.float())
+    weights, ids = route_topk(
+        logits,
+        top_k=top_k,
+        scoring=scoring or "sigmoid",
+        bias=bias,
+        n_group=n_group,
+        topk_group=topk_group,
+        scale=scale,
+    )
+    offsets, row_token, *rest = moe_permutation(ids, num_experts=logits.shape[1])
+    codes, x_scale = quantize_fp8(x)
+    return moe_gather(codes, row_token), x_scale[row_token], weights, ids, offsets, row_token, *rest
+
+
 def gemm(
     a: Tensor, b: Tensor, *, bias: Tensor | None = None, out_dtype: torch.dtype = torch.bfloat16
 ) -> Tensor:
@@ -223,6 +265,14 @@ def grouped_gemm(
 ) -> Tensor:
     """Torch's own."""
     return torch._grouped_mm(a, b.transpose(1, 2), offs=expert_offsets[1:]).to(out_dtype)
+
+
+def grouped_gemm_masked(
+    a: Tensor, b: Tensor, rows: Tensor, *, out_dtype: torch.dtype = torch.bfloat16
+) -> Tensor:
+    """A batched product of all rows, asked for or not."""
+    unused = torch.arange(a.shape[1]) >= rows[:, None]
+    return torch.bmm(a, b.transpose(1, 2)).masked_fill_(unused[..., None], 0.0).to(out_dtype)
 
 
 def fused_moe(

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 import sparsekern
+from sparsekern.ops._indexer_pages import page_keys, reach, seen
 from sparsekern.weights import dequantised
 
 PIECE = 4096  # keys whose products stay in the caches
@@ -58,6 +59,41 @@ def indexer_topk(dtype: torch.dtype) -> Callable[[Mapping[str, Any]], Callable[[
         return lambda: topk_per_row(logits(*arguments), k=k)
 
     return prepare
+
+
+def indexer_logits_paged(x: Mapping[str, Any]) -> Callable[[], Any]:
+    """Sequence by sequence: its pages gathered, widened to float32, multiplied."""
+    q, cache, table = x["q"], x["cache"], x["block_table"]
+    batch, n, _, dim = q.shape
+    lens = seen(x["context_lens"], n)
+    columns = int(x.get("max_context_len") or reach(cache, table) or 0)
+    fp4, weights = q.dtype == torch.uint8, x["weights"].unflatten(0, (batch, n))
+    queries = dequantised(q, x.get("q_scale"), (1, 32)).float()
+
+    def run() -> Tensor:
+        out = torch.full((batch, n, columns), -torch.inf)
+        for b, own in enumerate(lens.view(batch, n).tolist()):
+            keys, scale = page_keys(cache, table[b], max(own), dim, q.dtype)
+            wide = dequantised(keys, scale if fp4 else None, (1, 32)).float()
+            factors = torch.ones(len(wide)) if fp4 or scale is None else scale
+            scores = logits(queries[b], wide, factors, weights[b])
+            for t, count in enumerate(own):
+                out[b, t, :count] = scores[t, :count]
+        return out.flatten(0, 1)
+
+    return run
+
+
+def indexer_topk_paged(x: Mapping[str, Any]) -> Callable[[], Any]:
+    """All scores, then torch's top-k."""
+    scores, k = indexer_logits_paged(x), x["k_top"]
+
+    def run() -> Tensor:
+        found = scores().topk(k, -1, sorted=False)
+        best: Tensor = found.indices.masked_fill_(found.values == -torch.inf, -1).int()
+        return best
+
+    return run
 
 
 def in_two_steps(x: Mapping[str, Any]) -> Callable[[], Any]:

@@ -17,17 +17,19 @@ def _parts(pool: Tensor, r: Record, page_size: int) -> tuple[Tensor, Tensor]:
     return data, footer.view(-1, page_size, r.scales)
 
 
+def e2m1(y: Tensor) -> Tensor:
+    """Codes of values, two in a byte; ties fall."""
+    middles = torch.tensor([0.25, 0.75, 1.25, 1.75, 2.5, 3.5, 5.0])
+    codes = torch.bucketize(y.abs(), middles).to(torch.uint8) | (y < 0).to(torch.uint8) << 3
+    return codes[..., 0::2] | codes[..., 1::2] << 4
+
+
 def _encoded(r: Record, values: Tensor) -> tuple[Tensor, Tensor]:
     tiles = values[:, : r.coded].float().unflatten(-1, (-1, r.tile))
     amax = tiles.abs().amax(-1, keepdim=True).clamp_min(1e-4)
     scale = torch.exp2(torch.ceil(torch.log2(amax / (6 if r.fp4 else 448))))
     y = (tiles / scale).flatten(-2)
-    if r.fp4:
-        middles = torch.tensor([0.25, 0.75, 1.25, 1.75, 2.5, 3.5, 5.0])
-        codes = torch.bucketize(y.abs(), middles).to(torch.uint8) | (y < 0).to(torch.uint8) << 3
-        codes = codes[:, 0::2] | codes[:, 1::2] << 4
-    else:
-        codes = y.to(torch.float8_e4m3fn).view(torch.uint8)
+    codes = e2m1(y) if r.fp4 else y.to(torch.float8_e4m3fn).view(torch.uint8)
     if r.fp32_scales:
         return codes, scale.squeeze(-1).view(torch.uint8)
     return codes, (scale.squeeze(-1).view(torch.int32) >> 23).to(torch.uint8)

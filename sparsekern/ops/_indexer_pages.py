@@ -54,13 +54,13 @@ def paged_scores(
     batch, n, _, dim = q.shape
     s = torch.full((batch * n, columns), -torch.inf, dtype=torch.float64)
     for i, (row, count) in enumerate(zip(q.flatten(0, 1), lens.clamp_max(columns).tolist(), strict=True)):
-        keys, scale = _keys(cache, block_table[i // n], count, dim, q.dtype)
+        keys, scale = page_keys(cache, block_table[i // n], count, dim, q.dtype)
         own = None if q_scale is None else q_scale.flatten(0, 1)[i : i + 1]
         s[i, :count] = scores(row[None], keys, scale, weights[i : i + 1], own)[0]
     return s
 
 
-def _keys(
+def page_keys(
     cache: Tensor, pages: Tensor, count: int, dim: int, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor | None]:
     """The first keys of a sequence and their scales."""
