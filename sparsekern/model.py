@@ -20,7 +20,7 @@ from sparsekern.device import cpu
 KNOBS: dict[str, tuple[int, ...]] = {
     "item_rows": (256, 32, 64, 128, 512),  # rows that one thread takes at a time
     "decode_rows": (0, 8, 16, 32, 64, 128, 1024),  # more rows share one decoded copy of the weights
-    "prefetch": (2048, 0, 1024, 4096, 8192),  # bytes that weights are asked for ahead
+    "prefetch": (2048, 0, 1024, 4096, 8192),  # bytes that weights are asked for ahead, rounded up to pieces
     "threads": (0, 1),  # 0: all
 }
 # Of a CUDA tile. No kernel reads it yet: records of other projects keep it (`sparsekern tune import`).
@@ -105,7 +105,7 @@ class Problem:
             yield self.k, self.n // 2, False
 
 
-BYTES = {"f32": 4.0, "bf16": 2.0, "e4m3": 1.0, "fp4": 0.5, "bf16_2to4": 1.25, "e4m3_2to4": 0.75}
+BYTES = {"f32": 4.0, "bf16": 2.0, "e4m3": 1.0, "fp4": 0.5, "bf16_2to4": 1.125, "e4m3_2to4": 0.625}
 PANEL, PIECE = 64, 128  # columns and k of one stream of weights between two folds (csrc/gemm/gemm.h)
 
 
@@ -124,12 +124,12 @@ class Core:
 
     def decode_above(self, chosen: int, pairs: bool) -> int:
         """Rows above which weights are decoded once, as csrc/gemm/cpu.cpp has it."""
-        return chosen or (16 if pairs else 1) * self.tile_rows
+        return chosen or (96 if pairs else 4)
 
 
 CORES = {
     "scalar": Core(2.0, 2.0, 0.5, 4, 8.0),
-    "avx2": Core(30.0, 0.11, 0.035, 4, 32.0),
+    "avx2": Core(28.0, 0.11, 0.035, 6, 32.0),
     "avx512": Core(60.0, 0.06, 0.03, 4, 48.0),
     "avx512bf16": Core(120.0, 0.026, 0.05, 6, 48.0),
 }

@@ -7,9 +7,9 @@ namespace sk::gemm {
 
 struct Blocking {
   int64_t item_rows = 256;   // of an item: their sums (64 columns of f32) stay in the second-level cache
-  int64_t decode_rows = 0;  // items of more rows decode their weights once, not in every tile; 0: where that pays off
-  int64_t prefetch = 2048;  // bytes ahead: far enough to cover DRAM, near enough to stay in the first-level cache
-  int64_t threads = 0;  // 1: one; 0: all, where there is enough to do
+  int64_t decode_rows = 0;  // items of more rows decode their weights once, not in every tile; 0: where that pays
+  int64_t prefetch = 2048;  // bytes that weights are fetched ahead, rounded up to whole pieces; 0: they are not
+  int64_t threads = 0;      // 1: one; 0: all, where there is enough to do
 };
 
 }  // namespace sk::gemm

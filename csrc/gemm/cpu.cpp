@@ -13,61 +13,55 @@ struct Piece {
   const uint8_t* b;
   Format format;
   int64_t stride;  // bytes from chunk to chunk
-  int64_t chunks;
-  int64_t prefetch;  // bytes ahead
+  int64_t chunks, segments;
+  const uint8_t* next;  // the piece that follows in memory, to be fetched meanwhile, or null
+  int64_t next_bytes;
 };
 
-// All rows times one piece of NV vectors, in tiles of about equal height.
-template <class A, Format F, int NV>
-void sweep_rows(const Operand& a, int64_t rows, int64_t at, const Piece& p, float* c, int64_t ldc, Fold* fold) {
-  constexpr int kMost = kTallest<A, F, NV>;
-  const int64_t tiles = ceil_div(rows, kMost);
+// All rows times one piece, in tiles of about equal height. Few rows take wide tiles, so that memory is read in one
+// stream; many take the shape that computes fastest. A tile's rows stay in the first-level cache for all its columns.
+template <class A, Format F>
+void sweep(const Operand& a, int64_t rows, int64_t at, const Piece& p, int64_t vectors, float* c, int64_t ldc,
+           const Fold& fold) {
+  constexpr bool kDecodes = Stream<F>::kPairs > 1, kTall = kDotsBf16 && sizeof(A) == 2 && kDecodes;
+  const int64_t widest = rows <= kTallest<4>   ? 4
+                         : rows <= kTallest<2> ? 2
+                         : kTall               ? min(kTileVectors, 2)
+                                               : kTileVectors;
+  const int64_t most = widest == 4 ? kTallest<4> : widest == 2 ? kTallest<2> : kTallest<1>;
+  const int64_t tiles = ceil_div(rows, most);
   for (int64_t t = 0; t < tiles; ++t) {
     const int64_t first = rows * t / tiles, count = rows * (t + 1) / tiles - first;
-    const A* a_rows[kMost];
+    const A* a_rows[kTallest<1>];
+    float a_scale[kTallest<1>];
     for (int64_t i = 0; i < count; ++i) {
       const int64_t row = a.index != nullptr ? a.index[first + i] : first + i;
       a_rows[i] = static_cast<const A*>(a.data) + row * a.stride + at;
+      if (fold.a_scale != nullptr) a_scale[i] = fold.a_scale[row * a.scale_stride];
+      // What the next piece will read of this row.
+      for (int64_t j = kPiece; j < 2 * kPiece; j += kChunk / int64_t{sizeof(A)}) __builtin_prefetch(a_rows[i] + j);
     }
-    Fold scaled = fold != nullptr ? *fold : Fold{};
-    float sa[kMost];
-    if (fold != nullptr && fold->a_scale != nullptr) {
-      for (int64_t i = 0; i < count; ++i)
-        sa[i] = fold->a_scale[(a.index != nullptr ? a.index[first + i] : first + i) * a.scale_stride];
-      scaled.a_scale = sa;
-      scaled.a_stride = 1;
-    }
-    tile_of<A, F, NV>(count)(a_rows, p.b, p.stride, p.chunks / Stream<F>::kChunks, p.prefetch, c + first * ldc, ldc,
-                             fold != nullptr ? &scaled : nullptr);
-  }
-}
-
-// The widest tiles that the registers hold, then narrower ones; taller ones where each decoded vector should meet
-// more rows.
-template <class A, Format F>
-void sweep(const Operand& a, int64_t rows, int64_t at, Piece p, int64_t vectors, float* c, int64_t ldc, Fold* fold) {
-  for (int64_t v = 0; v < vectors;) {
-    Fold part = fold != nullptr ? Fold{fold->b_scale + v * kLane, fold->a_scale, 0} : Fold{};
-    Fold* const f = fold != nullptr ? &part : nullptr;
-    const Piece q = {p.b + v * chunk_bytes(F), p.format, p.stride, p.chunks, p.prefetch};
-    float* const to = c + v * kLane;
-    const bool tall = kTallest<A, F, 2> > kTileRows && rows > kTileRows;
-    if (kTileVectors >= 4 && vectors - v >= 4 && !tall) {
-      sweep_rows<A, F, 4>(a, rows, at, q, to, ldc, f);
-      v += 4;
-    } else if (kTileVectors >= 2 && vectors - v >= 2) {
-      sweep_rows<A, F, 2>(a, rows, at, q, to, ldc, f);
-      v += 2;
-    } else {
-      sweep_rows<A, F, 1>(a, rows, at, q, to, ldc, f);
-      v += 1;
+    for (int64_t v = 0, width; v < vectors; v += width) {
+      const int64_t left = min(widest, vectors - v);
+      width = left >= 4 ? 4 : left >= 2 ? 2 : 1;
+      Run run = {p.b + v * chunk_bytes(F), p.stride, p.segments, p.chunks / Stream<F>::kChunks / p.segments, p.b, 0};
+      if (p.next != nullptr && t == 0) {  // each pass over a piece fetches a part of the next one
+        run.ahead = p.next + p.next_bytes / vectors * v;
+        run.ahead_step = p.next_bytes / vectors * width / (run.segments * run.steps);
+      }
+      const Fold of_tile = {fold.b_scale != nullptr ? fold.b_scale + v * kLane : nullptr, fold.b_stride,
+                            fold.a_scale != nullptr ? a_scale : nullptr};
+      const auto run_tile = width == 4   ? tile_of<A, F, 4>(count)
+                            : width == 2 ? tile_of<A, F, 2>(count)
+                                         : tile_of<A, F, 1>(count);
+      run_tile(a_rows, run, c + first * ldc + v * kLane, ldc, of_tile);
     }
   }
 }
 
 template <class A>
 void sweep_format(const Operand& a, int64_t rows, int64_t at, const Piece& p, int64_t vectors, float* c, int64_t ldc,
-                  Fold* fold) {
+                  const Fold& fold) {
   switch (p.format) {
     case Format::f32:
       if constexpr (sizeof(A) == 4) sweep<A, Format::f32>(a, rows, at, p, vectors, c, ldc, fold);
@@ -118,12 +112,10 @@ Piece decode(const Piece& p, int64_t vectors, uint8_t* out) {
   for (int64_t s = 0; s < p.chunks; ++s)
     for (int64_t v = 0; v < vectors; ++v) {
       Bf16x2 pairs[W::kPairs];
-      const uint8_t* const chunk = p.b + s * p.stride + v * chunk_bytes(F);
-      __builtin_prefetch(chunk + p.prefetch);
-      W::load(chunk, p.stride, pairs);
+      W::load(p.b + s * p.stride + v * chunk_bytes(F), p.stride, pairs);
       for (int i = 0; i < W::kPairs; ++i) store_pairs(out + ((s * W::kPairs + i) * vectors + v) * kPair, pairs[i]);
     }
-  return {out, Format::bf16, vectors * kPair, p.chunks * W::kPairs, 0};
+  return {out, Format::bf16, vectors * kPair, p.chunks * W::kPairs, p.segments, p.next, p.next_bytes};
 }
 Piece decoded(const Piece& p, int64_t vectors, uint8_t* out) {
   switch (p.format) {
@@ -140,46 +132,63 @@ Piece decoded(const Piece& p, int64_t vectors, uint8_t* out) {
   }
 }
 
+// How many segments from this one on make one piece: several, where they are short, whole and without gaps, and rows
+// of a are scaled no more finely.
+int64_t segments_together(const Segments& k, int64_t segment, int64_t a_group) {
+  if (2 * k.length > kPiece || k.padded != k.length) return 1;
+  const int64_t most = min(min(kPiece / k.length, kSegments), k.k / k.length - segment);
+  if (a_group == 0) return max(1, most);
+  const int64_t first = segment * k.length;
+  return max(1, min(most, ((first / a_group + 1) * a_group - first) / k.length));
+}
+
 // Columns of one panel.
 void multiply_panel(const Weights& w, const Operand& a, int64_t rows, int64_t first_vector, int64_t vectors, float* c,
                     int64_t ldc, uint8_t* scratch, const Blocking& blocking) {
   const Segments k = w.segments();
-  const int64_t per_chunk = elements_per_chunk(w.format), bytes = chunk_bytes(w.format);
+  const int64_t bytes = chunk_bytes(w.format), shift = chunk_shift(w.format);
   const int64_t in_panel = first_vector % (kPanel / kLane), panel = first_vector - in_panel;
   const int64_t width = min(kPanel / kLane, w.vectors() - panel);
   const uint8_t* const stream = w.data + (panel * w.chunks() + in_panel) * bytes;
   float* const b_scale = reinterpret_cast<float*>(scratch);
-  uint8_t* const packed = scratch + 4 * kLane * sizeof(float);
-  uint8_t* const pairs = packed + (32 << 10);
+  uint8_t* const packed = scratch + kScaleBytes;
+  uint8_t* const pairs = packed + kPackedBytes;
   const bool scaled = w.scale != nullptr || a.scale != nullptr;
-  // Few rows decode in the tile, as often as there are tiles; many share one decoded copy.
+  const int64_t b_stride = vectors * kLane;
   const int64_t decode_above = blocking.decode_rows > 0 ? blocking.decode_rows
-                               : kDotsBf16 && !a.is_f32 ? 16 * kTileRows
-                                                        : kTileRows;
+                               : kDotsBf16 && !a.is_f32 ? 96
+                               : is_2to4(w.format)      ? 0
+                                                        : 4;
 
-  for (int64_t segment = 0; segment < k.count(); ++segment) {
-    const int64_t first = segment * k.length, last = min(k.k, first + k.length);
-    if (w.scale != nullptr)
-      scales_of(w, first_vector, vectors, segment, b_scale);
-    else
-      for (int64_t i = 0; i < vectors * kLane; ++i) b_scale[i] = 1.0f;
+  for (int64_t segment = 0, together; segment < k.count(); segment += together) {
+    const int64_t first = segment * k.length;
+    together = segments_together(k, segment, a.scale != nullptr ? a.group : 0);
+    const int64_t last = min(k.k, first + together * k.length);
+    for (int64_t s = 0; s < together; ++s)
+      if (w.scale != nullptr)
+        scales_of(w, first_vector, vectors, segment + s, b_scale + s * b_stride);
+      else
+        for (int64_t i = 0; i < b_stride; ++i) b_scale[s * b_stride + i] = 1.0f;
     for (int64_t from = first, to; from < last; from = to) {
       to = min(last, from + kPiece);
       if (a.scale != nullptr) to = min(to, (from / a.group + 1) * a.group);
       const int64_t at = segment * k.padded + from - first;  // in padded k
-      const int64_t chunks = round_up(to - from, k.unit) / per_chunk;
-      Piece p = {stream + at / per_chunk * width * bytes, w.format, width * bytes, chunks, blocking.prefetch};
+      const int64_t chunks = ((to - from + k.unit - 1) & -k.unit) >> shift;
+      const uint8_t* const b = stream + (at >> shift) * width * bytes;
+      const int64_t size = chunks * width * bytes;
+      Piece p = {b, w.format, width * bytes, chunks, together, nullptr, size};
+      if (blocking.prefetch > 0) p.next = b + round_up(blocking.prefetch, size);
       if (!w.packed) {
         pack_piece(w, first_vector, vectors, from, to, packed);
-        p = {packed, w.format, vectors * bytes, chunks, 0};
+        p = {packed, w.format, vectors * bytes, chunks, together, nullptr, 0};
       }
       if (rows > decode_above) p = decoded(p, vectors, pairs);
-      Fold fold = {b_scale, a.scale != nullptr ? a.scale + from / a.group : nullptr, 0};
-      Fold* const f = scaled ? &fold : nullptr;
+      const Fold fold = {scaled ? b_scale : nullptr, b_stride,
+                         a.scale != nullptr ? a.scale + from / a.group : nullptr};
       if (a.is_f32)
-        sweep_format<float>(a, rows, at, p, vectors, c, ldc, f);
+        sweep_format<float>(a, rows, at, p, vectors, c, ldc, fold);
       else if constexpr (kDotsBf16)
-        sweep_format<bf16>(a, rows, at, p, vectors, c, ldc, f);
+        sweep_format<bf16>(a, rows, at, p, vectors, c, ldc, fold);
     }
   }
 }

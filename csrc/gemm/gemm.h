@@ -24,7 +24,8 @@ constexpr bool is_2to4(Format f) { return f >= Format::bf16_2to4; }
 // columns a byte.
 constexpr int kLane = 16, kChunk = 64, kPanel = 64, kPiece = 128;
 
-constexpr int elements_per_chunk(Format f) { return is_2to4(f) ? 4 : 1 << static_cast<int>(f); }  // of one column
+constexpr int chunk_shift(Format f) { return is_2to4(f) ? 2 : static_cast<int>(f); }
+constexpr int elements_per_chunk(Format f) { return 1 << chunk_shift(f); }  // of one column
 constexpr int64_t chunk_bytes(Format f) { return f == Format::bf16_2to4 ? 72 : f == Format::e4m3_2to4 ? 40 : kChunk; }
 // Of a row, without masks.
 constexpr int64_t bytes_of(Format f, int64_t elements) {
@@ -121,8 +122,11 @@ struct Operand {
   }
 
 namespace sk::gemm {
-constexpr int64_t kScratchBytes = (32 << 10) + (16 << 10) + 4 * kLane * 4;  // a packed piece, a decoded one, scales
-}
+// Scratch of multiply(): scales of the segments in a piece, a packed piece, a decoded one.
+constexpr int64_t kSegments = 8, kScaleBytes = kSegments * kPanel * 4;
+constexpr int64_t kPackedBytes = kPiece * kPanel * 4, kPairBytes = kPiece * kPanel * 2;
+constexpr int64_t kScratchBytes = kScaleBytes + kPackedBytes + kPairBytes;
+}  // namespace sk::gemm
 
 SK_GEMM_DECLARE(scalar)
 #if defined(__x86_64__)

@@ -1,5 +1,5 @@
-// The work of a grouped GEMM in items: of every group its column blocks, of each of those its rows in parts. A
-// block's parts lie next to each other, so that its weights come from memory once. Included inside a kernel's
+// The work of a grouped GEMM in items: of every group its rows in parts, of each of those the column blocks. So
+// the rows stay in the last-level cache while the weights pass by, once for many rows. Included inside a kernel's
 // namespace.
 
 // Whether that many products are worth waking threads, which takes some 5 us.
@@ -39,6 +39,6 @@ static Items::Item find_item(const Items& items, int64_t i, const RowsOf& rows_o
     (items.first[middle] <= i ? g : past) = middle;
   }
   const int64_t rows = rows_of(g), parts = ceil_div(rows, items.item_rows), local = i - items.first[g];
-  const int64_t part = local % parts, start = rows * part / parts;
-  return {g, local / parts, start, rows * (part + 1) / parts - start};
+  const int64_t part = local / items.blocks, start = rows * part / parts;
+  return {g, local % items.blocks, start, rows * (part + 1) / parts - start};
 }

@@ -47,74 +47,98 @@ struct Stream<Format::e4m3_2to4> {
   SK_INLINE void load(const uint8_t* p, int64_t, Pair* out) { decode_e4m3_2to4(p, out); }
 };
 
-SK_INLINE F32 multiply_add(F32 acc, const bf16* a, const Bf16x2& b) { return dot(acc, splat_pair(a), b); }
-template <class Pair>
-SK_INLINE F32 multiply_add(F32 acc, const float* a, const Pair& b) {
-  return fma(splat(a[0]), even(b), fma(splat(a[1]), odd(b), acc));
+// acc[i] += a[i][k] * b.even + a[i][k + 1] * b.odd, the odd products first. In float32 all rows take the odd ones
+// before any takes the even ones: half as many registers for b, and nobody waits for its own sum.
+template <int MR, int NV>
+SK_INLINE void multiply_add(F32 (&acc)[MR][NV], int v, const bf16* const* a, int64_t k, const Bf16x2& b) {
+#pragma GCC unroll 16
+  for (int i = 0; i < MR; ++i) acc[i][v] = dot(acc[i][v], splat_pair(a[i] + k), b);
+}
+template <int MR, int NV, class Pair>
+SK_INLINE void multiply_add(F32 (&acc)[MR][NV], int v, const float* const* a, int64_t k, const Pair& b) {
+  const F32 first = odd(b);
+#pragma GCC unroll 16
+  for (int i = 0; i < MR; ++i) acc[i][v] = fma(splat(a[i][k + 1]), first, acc[i][v]);
+  const F32 second = even(b);
+#pragma GCC unroll 16
+  for (int i = 0; i < MR; ++i) acc[i][v] = fma(splat(a[i][k]), second, acc[i][v]);
 }
 
-// What a piece's sum is multiplied with before it is added to c; none: c continues the chain.
+// Some chunks of some vectors, `steps` of the stream for every segment that has scales of its own.
+struct Run {
+  const uint8_t* b;
+  int64_t stride;  // bytes from chunk to chunk
+  int64_t segments, steps;
+  const uint8_t* ahead;  // what to fetch meanwhile, `ahead_step` bytes a step
+  int64_t ahead_step;
+};
+
+// What a segment's sum is multiplied with before it is added to c; without scales c continues the chain.
 struct Fold {
-  const float* b_scale;  // [vectors][16]
-  const float* a_scale;  // of the tile's first row, or null
-  int64_t a_stride;
+  const float* b_scale;  // [segments][b_stride], a lane each, or null: no scales
+  int64_t b_stride;
+  const float* a_scale;  // of the tile's rows, or null
 };
 
 // c[MR rows, 16 * NV columns] += a * b over one piece.
 template <class A, Format F, int MR, int NV>
-static void tile(const A* const* a_rows, const uint8_t* b, int64_t stride, int64_t steps, int64_t prefetch, float* c,
-                 int64_t ldc, const Fold* fold) {
+static void tile(const A* const* a_rows, const Run& run, float* c, int64_t ldc, const Fold& fold) {
   using W = Stream<F>;
   const A* a[MR];
-  F32 acc[MR][NV];
 #pragma GCC unroll 16
-  for (int i = 0; i < MR; ++i) {
-    a[i] = a_rows[i];
-#pragma GCC unroll 4
-    for (int v = 0; v < NV; ++v) acc[i][v] = fold != nullptr ? splat(0.0f) : load(c + i * ldc + v * kLane);
-  }
+  for (int i = 0; i < MR; ++i) a[i] = a_rows[i];
+  const uint8_t *b = run.b, *ahead = run.ahead;
+  const float* b_scale = fold.b_scale;
+  int64_t k = 0;
 
-  for (int64_t s = 0; s < steps; ++s, b += W::kChunks * stride) {
-#pragma GCC unroll 4
-    for (int v = 0; v < NV; ++v) {
-      typename W::Pair w[W::kPairs];
-      __builtin_prefetch(b + v * chunk_bytes(F) + prefetch);
-      W::load(b + v * chunk_bytes(F), stride, w);
-#pragma GCC unroll 4
-      for (int p = 0; p < W::kPairs; ++p)
+  for (int64_t segment = 0; segment < run.segments; ++segment, b_scale += fold.b_stride) {
+    F32 acc[MR][NV];
 #pragma GCC unroll 16
-        for (int i = 0; i < MR; ++i) acc[i][v] = multiply_add(acc[i][v], a[i] + 2 * p, w[p]);
-      // Broadcasts of a are cheap loads: kept over all vectors they would push accumulators onto the stack.
-      if (W::kPairs * MR > 8) asm volatile("" ::: "memory");
-    }
-#pragma GCC unroll 16
-    for (int i = 0; i < MR; ++i) a[i] += 2 * W::kPairs;
-  }
+    for (int i = 0; i < MR; ++i)
+#pragma GCC unroll 4
+      for (int v = 0; v < NV; ++v) acc[i][v] = b_scale != nullptr ? splat(0.0f) : load(c + i * ldc + v * kLane);
 
-#pragma GCC unroll 16
-  for (int i = 0; i < MR; ++i)
+    for (int64_t s = 0; s < run.steps; ++s) {
 #pragma GCC unroll 4
-    for (int v = 0; v < NV; ++v) {
-      float* at = c + i * ldc + v * kLane;
-      if (fold == nullptr) {
-        store(at, acc[i][v]);
-      } else {
-        F32 scale = load(fold->b_scale + v * kLane);
-        if (fold->a_scale != nullptr) scale = mul(scale, splat(fold->a_scale[i * fold->a_stride]));
-        store(at, fma(acc[i][v], scale, load(at)));
+      for (int v = 0; v < NV; ++v) {
+        typename W::Pair w[W::kPairs];
+        __builtin_prefetch(ahead + v * kChunk);
+        W::load(b + v * chunk_bytes(F), run.stride, w);
+#pragma GCC unroll 4
+        for (int p = 0; p < W::kPairs; ++p) multiply_add(acc, v, a, k + 2 * p, w[p]);
+        // Broadcasts of a are cheap loads: kept over all vectors they would push accumulators onto the stack.
+        if (W::kPairs * MR > 8) asm volatile("" ::: "memory");
       }
+      k += 2 * W::kPairs;
+      b += W::kChunks * run.stride;
+      ahead += run.ahead_step;
     }
+
+#pragma GCC unroll 16
+    for (int i = 0; i < MR; ++i)
+#pragma GCC unroll 4
+      for (int v = 0; v < NV; ++v) {
+        float* at = c + i * ldc + v * kLane;
+        if (b_scale == nullptr) {
+          store(at, acc[i][v]);
+        } else {
+          F32 scale = load(b_scale + v * kLane);
+          if (fold.a_scale != nullptr) scale = mul(scale, splat(fold.a_scale[i]));
+          store(at, fma(acc[i][v], scale, load(at)));
+        }
+      }
+  }
 }
 
 template <class A>
-using TileFn = void (*)(const A* const*, const uint8_t*, int64_t, int64_t, int64_t, float*, int64_t, const Fold*);
+using TileFn = void (*)(const A* const*, const Run&, float*, int64_t, const Fold&);
 
-// Tiles are as tall as the accumulators allow. Where weights are decoded on the way, twice as tall and half as wide:
-// each decoded vector then meets more rows, and decoding hides behind the products.
-template <class A, Format F, int NV>
-constexpr int kTallest = kDotsBf16 && sizeof(A) == 2 && Stream<F>::kPairs > 1 && NV <= 2 ? 2 * kTileRows : kTileRows;
+// Tiles are as tall as the accumulators allow. Narrow ones are taller: each vector of weights meets more rows, and
+// decoding it hides behind the products.
+template <int NV>
+constexpr int kTallest = static_cast<int>(min(kAccumulators / NV, 12));
 
-template <class A, Format F, int NV, int MR = kTallest<A, F, NV>>
+template <class A, Format F, int NV, int MR = kTallest<NV>>
 static TileFn<A> tile_of(int64_t rows) {
   if constexpr (MR > 1)
     if (rows < MR) return tile_of<A, F, NV, MR - 1>(rows);

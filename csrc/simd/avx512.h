@@ -9,7 +9,7 @@ namespace sk::simd::avx512 {
 
 #include "simd/avx512_lanes.h"
 
-constexpr int kTileRows = 4, kTileVectors = 4;  // accumulators that fit the registers
+constexpr int kAccumulators = 16, kTileVectors = 4;  // that fit the registers; vectors of a tile of many rows
 constexpr bool kDotsBf16 = false;               // whether dot() is an instruction
 
 // acc + a.odd * b.odd, then + a.even * b.even: the order in which VDPBF16PS rounds.

@@ -10,7 +10,7 @@ namespace sk::simd::avx512bf16 {
 
 #include "simd/avx512_lanes.h"
 
-constexpr int kTileRows = 6, kTileVectors = 4;  // accumulators that fit the registers
+constexpr int kAccumulators = 24, kTileVectors = 4;  // that fit the registers; vectors of a tile of many rows
 constexpr bool kDotsBf16 = true;                // whether dot() is an instruction
 
 SK_INLINE F32 dot(F32 acc, Bf16x2 a, Bf16x2 b) {

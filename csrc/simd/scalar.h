@@ -288,7 +288,7 @@ SK_INLINE I32 dot_bytes(I32 acc, I32 a, I32 b) {
 }
 
 // --- chunks of weights (gemm/gemm.h): 16 columns times 4 bytes
-constexpr int kTileRows = 4, kTileVectors = 1;  // accumulators that fit the registers
+constexpr int kAccumulators = 4, kTileVectors = 1;  // that fit the registers; vectors of a tile of many rows
 constexpr bool kDotsBf16 = false;               // whether dot() is an instruction
 
 // v[i] lane j <-> v[j] lane i
