@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import torch
@@ -49,6 +51,55 @@ class PackedWeights(NamedTuple):
         from sparsekern.ops.unpack_weights import unpack_weights
 
         return unpack_weights(self)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write a file that `load` reads. It replaces one of that name when it is complete."""
+        from sparsekern import packed_file
+
+        packed_file.save(self, path)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str], *, mmap: bool = True, verify: bool = True) -> PackedWeights:
+        """Read what `save` wrote.
+
+        Args:
+            path: The file.
+            mmap: Leave the bytes in the file, to be read when needed, dropped when memory is short. Changes
+                to them stay in memory. The file must not change meanwhile.
+            verify: Read everything once and compare checksums. The header and the size are always checked.
+
+        Raises:
+            ValueError: the file is none of ours, of another version, cut off or changed.
+        """
+        from sparsekern import packed_file
+
+        return packed_file.load(path, mmap=mmap, verify=verify)
+
+    @classmethod
+    def of_experts(
+        cls,
+        experts: Iterable[tuple[Tensor | Sparse2to4, Tensor | None]],
+        count: int,
+        *,
+        block: tuple[int, int] | None = None,
+        path: str | os.PathLike[str] | None = None,
+    ) -> PackedWeights:
+        """Pack experts that come one by one, as `pack_weights` would all of them together.
+
+        Only one of them is held at a time, beside those that are packed.
+
+        Args:
+            experts: (b, b_scale) of each expert, [N, K]; a generator that reads a checkpoint, say.
+            count: How many there are.
+            block: As in `pack_weights`.
+            path: Pack into this file, and return it as `load` does; nothing but one expert is held in memory.
+
+        Raises:
+            ShapeError: experts are of different shapes, formats or blocks, or not `count`.
+        """
+        from sparsekern import packed_file
+
+        return packed_file.of_experts(experts, count, block, path)
 
     @property
     def description(self) -> tuple[int, ...]:
