@@ -230,6 +230,10 @@ def _check_out(
 class Calls(dict[str, Counter[str]]):
     """What ran: `calls["gemm"]` counts the op's calls, `calls.implementations("gemm")` tells them apart."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        self._seconds: dict[str, float] = {}
+
     def __getitem__(self, op: str) -> int:  # type: ignore[override]
         return self.get(op, Counter()).total()
 
@@ -237,25 +241,30 @@ class Calls(dict[str, Counter[str]]):
         """Calls of one op by the implementation that ran."""
         return self.get(op, Counter())
 
+    def seconds(self, op: str) -> float:
+        """Time spent in one op, checks and allocation included."""
+        return self._seconds.get(op, 0.0)
+
+    def add(self, op: str, implementation: str, seconds: float) -> None:
+        """Count one call."""
+        self.setdefault(op, Counter())[implementation] += 1
+        self._seconds[op] = self.seconds(op) + seconds
+
 
 @contextlib.contextmanager
 def trace() -> Iterator[Calls]:
-    """Count the calls of every op, and which implementation ran, inside the block.
+    """Count the calls of every op, which implementation ran and how long, inside the block.
 
         with sparsekern.trace() as calls:
             model(tokens)
-        calls["fused_moe"], calls.implementations("fused_moe")
+        calls["fused_moe"], calls.implementations("fused_moe"), calls.seconds("fused_moe")
 
     One trace at a time; it counts the calls of all threads.
     """
     calls = Calls()
-
-    def count(op: str, implementation: str) -> None:
-        calls.setdefault(op, Counter())[implementation] += 1
-
     compiled = [m for m in (_C, cuda.module()) if m is not None]
     for m in compiled:
-        m.set_trace(count)
+        m.set_trace(calls.add)
     try:
         yield calls
     finally:

@@ -97,6 +97,14 @@ def config_of(name: str) -> transformers.PreTrainedConfig:
     return getattr(transformers, f"{prefix}Config")(**options)
 
 
+def assert_near(got: Tensor, want: Tensor, tolerance: float = 1e-5) -> None:
+    """Within `tolerance`, of the largest logit if that is above 1.
+
+    Logits reach 6 here, and eager in fp32 is 5e-6 to 3e-5 from itself in fp64, by model.
+    """
+    assert (got - want).abs().max() <= tolerance * max(1.0, float(want.abs().max()))
+
+
 def fill(model: nn.Module, seed: int = 0) -> None:
     """Seed every parameter and every buffer a checkpoint would bring, none of them zero."""
     generator = torch.Generator().manual_seed(seed)
@@ -165,20 +173,23 @@ def test_logits_and_routing_are_those_of_eager(name: str) -> None:
     layers = sum(isinstance(m, nn.Module) and hasattr(m, "_apply_gate") for m in ours.modules())
     assert calls["fused_moe"] == layers > 0
     assert calls["route_topk"] + calls["route_hash"] == layers
-    assert (got - logits(eager)).abs().max() <= 1e-5
+    assert_near(got, logits(eager))
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_generate_gives_the_same_tokens_with_left_padding(name: str) -> None:
+def test_generate_with_left_padding_gives_the_tokens_of_eager_without(name: str) -> None:
+    """Eager V4 counts padding into its compressed windows: a padded sequence is not the sequence alone."""
     ids = tokens(2, 33)
     mask = torch.ones_like(ids)
     ids[0, :9], mask[0, :9] = 0, 0
-    models = build(name), optimize(build(name))
-    want, got = (m.generate(ids, attention_mask=mask, max_new_tokens=20, do_sample=False) for m in models)
-    assert want.shape == (2, 53)
-    assert torch.equal(got, want)
-    want, got = (logits(m, input_ids=ids, attention_mask=mask)[mask.bool()] for m in models)
-    assert (got - want).abs().max() <= 1e-5
+    eager, ours = build(name), optimize(build(name))
+    got = ours.generate(ids, attention_mask=mask, max_new_tokens=20, do_sample=False)
+    close = logits(ours, input_ids=ids, attention_mask=mask)
+    for row, start in ((0, 9), (1, 0)):
+        alone = ids[row : row + 1, start:]
+        want = eager.generate(alone, max_new_tokens=20, do_sample=False)
+        assert torch.equal(got[row : row + 1, start:], want)
+        assert_near(close[row, start:], logits(eager, input_ids=alone)[0])
 
 
 @pytest.mark.parametrize(("weights", "quantise"), [("fp8", naive_fp8), ("fp4", naive_fp4)])
@@ -190,8 +201,7 @@ def test_quantised_experts_match_naive_dequantisation(
     want = naively_quantised(model, quantise)
     assert (logits(want) - logits(model)).abs().max() > 1e-3, "the quantisation must be visible"
     got = optimize(model, weights)
-    # Logits reach 6 here, where eager in fp32 is 5e-6 to 3e-5 from itself in fp64, by model.
-    assert (logits(got) - logits(want)).abs().max() <= 1e-5 * max(1.0, logits(want).abs().max().item())
+    assert_near(logits(got), logits(want))
     ids = tokens(1, 20)
     assert torch.equal(*(m.generate(ids, max_new_tokens=8, do_sample=False) for m in (got, want)))
 
@@ -428,6 +438,7 @@ def test_part_of_a_model() -> None:
     want = logits(optimize(copy.deepcopy(model), "fp8"))
     for layer in model.model.layers:
         optimize(layer, "fp8")
+    optimize(model)  # its attention, a matter of all layers
     assert torch.equal(logits(model), want)
 
 

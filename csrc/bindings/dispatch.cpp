@@ -1,6 +1,7 @@
 // From a Python call to an op's binding: what sparsekern._C and sparsekern._cuda share.
 #include "bindings/dispatch.h"
 
+#include <chrono>
 #include <map>
 #include <memory>
 
@@ -11,6 +12,8 @@ namespace py = pybind11;
 
 namespace sk {
 namespace {
+
+using Clock = std::chrono::steady_clock;
 
 // Python objects that live as long as the interpreter.
 struct Hooks { py::handle explain, shape_error, trace; } hooks;
@@ -42,10 +45,12 @@ PyObject* invoke(PyObject* self, PyObject* const* values, Py_ssize_t count) {
     return nullptr;
   }
   try {
+    const auto start = hooks.trace ? Clock::now() : Clock::time_point();
     Call call(k.schema);
     call.read(values);
     k.binding->run(call);
-    if (hooks.trace) hooks.trace(k.schema.name, call.implementation());
+    if (hooks.trace)
+      hooks.trace(k.schema.name, call.implementation(), std::chrono::duration<double>(Clock::now() - start).count());
     return call.result().release().ptr();
   } catch (const Refused& r) {
     if (r.reason == kElsewhere && k.elsewhere)

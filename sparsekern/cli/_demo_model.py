@@ -13,7 +13,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
@@ -21,11 +21,12 @@ from torch import Tensor, nn
 from transformers import DeepseekV4Config, DeepseekV4ForCausalLM
 from transformers.initialization import no_init_weights
 
-from sparsekern import reference
+from sparsekern import reference, trace
 from sparsekern.integrations.transformers import optimize
 from sparsekern.integrations.transformers.packed import FP4_BLOCK, FP8_BLOCK, Format, HfModule
 
 ROUNDS = 5
+DECODED = 8  # tokens after a long context
 
 Model: HfModule = DeepseekV4ForCausalLM  # whose own annotations stop short of what is called here
 
@@ -40,6 +41,7 @@ class Job:
     ids: list[int]
     prefill: int
     logits: str  # the file to leave them in
+    context: list[int] = field(default_factory=list)  # another, longer text to read
 
     def dumps(self) -> str:
         """Write the job as an argument."""
@@ -143,6 +145,8 @@ def timed(job: Job) -> dict[str, Any]:
         bar.step()
 
     model = build(config, torch.bfloat16, each_layer)
+    if job.role == "sparsekern":
+        optimize(model)  # its attention, which is a matter of all layers
     _, routes = _run(model, ids[:, : job.prefill])  # warms up, too
     prefill, steps, logits = [], [], []
     for _ in range(ROUNDS):
@@ -166,7 +170,51 @@ def timed(job: Job) -> dict[str, Any]:
         "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
         "expert_load": [_load(ids, config.n_routed_experts) for ids in routes],
         "layer_parameters": sum(counted),
+        "context": long_context(model, job.context) if job.context else None,
     }
+
+
+# What the time of a long context goes into, by op.
+STAGES = {
+    "indexer with top-k": ("indexer_topk",),
+    "attention": ("sparse_mla_decode",),
+    "compression": ("compress_kv", "rope", "kv_write"),
+    "hyper-connections": ("mhc_pre", "mhc_post_pre", "mhc_post", "mhc_head"),
+    "routers and experts": ("route_topk", "route_hash", "fused_moe"),
+}
+
+
+def long_context(model: HfModule, ids: list[int]) -> dict[str, Any]:
+    """Read a long text once and decode a few bytes after it."""
+    steps, start = [], time.perf_counter()
+    with trace() as calls:
+        out = model(torch.tensor([ids]), use_cache=True, logits_to_keep=1)
+    seconds = time.perf_counter() - start
+    cache = out.past_key_values
+    for _ in range(DECODED):
+        start = time.perf_counter()
+        out = model(out.logits[:, -1:].argmax(-1), past_key_values=cache, use_cache=True)
+        steps.append(time.perf_counter() - start)
+    stages = {stage: sum(map(calls.seconds, ops)) for stage, ops in STAGES.items()}
+    return {
+        "tokens": len(ids),
+        "prefill_tokens_per_s": len(ids) / seconds,
+        "decode_tokens_per_s": 1 / statistics.median(steps),
+        "cache_bytes": getattr(cache, "nbytes", None) or _cached_bytes(cache),
+        "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        "seconds": {**stages, "everything else": seconds - sum(stages.values())},
+    }
+
+
+def _cached_bytes(cache: HfModule) -> int:
+    """Return the bytes of transformers' own cache, each tensor once."""
+    tensors: dict[int, Tensor] = {}
+    for layer in cache.layers:
+        for value in vars(layer).values():
+            for t in value.values() if isinstance(value, dict) else [value]:
+                if isinstance(t, Tensor):
+                    tensors[t.data_ptr()] = t
+    return sum(t.nbytes for t in tensors.values())
 
 
 def check(job: Job) -> dict[str, Any]:
@@ -187,6 +235,8 @@ def check(job: Job) -> dict[str, Any]:
             bar.step()
 
         model = build(config, torch.float32, each_layer)
+        if name == "optimised":
+            optimize(model)  # its attention, which is a matter of all layers
         logits[name], routes[name] = _run(model, ids)
         bar.step()
         del model

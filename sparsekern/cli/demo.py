@@ -14,7 +14,11 @@ from pathlib import Path
 from typing import Any
 
 FORMATS = ("fp8", "fp4", "bf16", "none")  # none: as they are
+DENSE_CONTEXT = 4096  # the longest that transformers is asked to read
 SIZES = {"small": 1024, "tiny": 128}  # width of the hidden states
+
+
+Row = tuple[str, str, str, str]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -23,6 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--text", type=Path, metavar="FILE", help="what to read (a text of the Python installation)")
     add("--tokens", type=int, default=512, metavar="N", help="bytes of it to prefill (512)")
     add("--decode", type=int, default=32, metavar="N", help="bytes to decode after them (32)")
+    add("--context", type=int, default=0, metavar="N", help="read N bytes more, once, as one long context")
     add("--weights", choices=FORMATS, default="fp8", help="how to hold the routed experts (fp8)")
     add("--size", choices=list(SIZES), default="small", help="524 million parameters, or 9 (small)")
     add("--json", action="store_true", help="print one JSON object instead of the table")
@@ -33,8 +38,10 @@ def run(args: argparse.Namespace) -> int:
     if importlib.util.find_spec("transformers") is None:
         print("sparsekern demo needs transformers: pip install 'sparsekern[transformers]'", file=sys.stderr)
         return 2
-    if args.tokens < 1 or args.decode < 0:
-        print("sparsekern demo: --tokens must be at least 1 and --decode at least 0", file=sys.stderr)
+    if args.tokens < 1 or args.decode < 0 or args.context < 0:
+        print(
+            "sparsekern demo: --tokens must be at least 1, --decode and --context at least 0", file=sys.stderr
+        )
         return 2
     path = args.text or default_text()
     try:
@@ -69,7 +76,12 @@ def measure(args: argparse.Namespace, path: Path, text: bytes) -> dict[str, Any]
     sides: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
         for role in ("transformers", "sparsekern", "check"):
-            sides[role] = _child({**job, "role": role, "logits": str(Path(folder) / role)})
+            # transformers' attention is quadratic in time and memory.
+            most = {"transformers": DENSE_CONTEXT, "check": 0}.get(role, args.context)
+            context = list((text * (args.context // len(text) + 1))[: min(args.context, most)])
+            sides[role] = _child(
+                {**job, "role": role, "context": context, "logits": str(Path(folder) / role)}
+            )
         differences = _differences(Path(folder))
     theirs, ours = sides["transformers"], sides["sparsekern"]
     return {
@@ -135,6 +147,7 @@ def table(result: dict[str, Any]) -> str:
         ("information: max |dlogit| to the unquantised weights in fp32", "", "", ""),
         ("  computing in bf16, as timed", bf16, f"{off['sparsekern_bf16_vs_unquantised_fp32']:.2f}", ""),
         ("expert load, busiest / mean", _load(theirs["expert_load"]), _load(ours["expert_load"]), ""),
+        *_context_rows(theirs["context"], ours["context"]),
     ]
     widths = [max(len(row[i]) for row in rows) for i in range(4)]
     lines = [
@@ -154,6 +167,18 @@ def table(result: dict[str, Any]) -> str:
             f"{result['seconds']:.0f} s in all.",
         ]
     )
+
+
+def _context_rows(theirs: dict[str, Any] | None, ours: dict[str, Any] | None) -> list[Row]:
+    if theirs is None or ours is None:
+        return []
+    rows: list[Row] = [("one long context, tokens", f"{theirs['tokens']}", f"{ours['tokens']}", "")]
+    for phase in ("prefill", "decode"):
+        a, b = (side[f"{phase}_tokens_per_s"] for side in (theirs, ours))
+        rows.append((f"  {phase}, tokens/s", f"{a:.1f}", f"{b:.1f}", f"{b / a:.2f} x"))
+    for name, key in (("cache", "cache_bytes"), ("peak memory of the process", "peak_rss_bytes")):
+        rows.append((f"  {name}, MB", f"{theirs[key] / 1e6:.1f}", f"{ours[key] / 1e6:.1f}", ""))
+    return rows + [(f"  prefill: {stage}, s", "", f"{s:.2f}", "") for stage, s in ours["seconds"].items()]
 
 
 def _load(layers: list[float]) -> str:

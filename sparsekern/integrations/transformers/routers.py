@@ -2,7 +2,7 @@
 
 Each forward returns what the class it stands in for returns: (logits, weights in the dtype of the logits,
 int64 ids). The logits are the model's own matrix product, bit for bit, so that a near tie falls to the same
-expert as before.
+expert as before; a batch-invariant model multiplies by `gemm`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers.activations import SqrtSoftplusActivation
 
-from sparsekern import route_hash, route_topk
+from sparsekern import gemm, route_hash, route_topk
 from sparsekern.integrations.transformers.packed import HfModule, Unsupported
 from sparsekern.ops.route_topk import Scoring
 
@@ -23,7 +23,7 @@ Routed = tuple[Tensor, Tensor, Tensor]
 
 def deepseek_v4(self: HfModule, hidden_states: Tensor) -> Routed:
     """Route by biased scores, weigh by the scores."""
-    logits = F.linear(hidden_states.reshape(-1, self.hidden_dim), self.weight)
+    logits = _logits(self, hidden_states)
     routing = route_topk(
         logits,
         top_k=self.top_k,
@@ -36,7 +36,7 @@ def deepseek_v4(self: HfModule, hidden_states: Tensor) -> Routed:
 
 def deepseek_v4_hash(self: HfModule, hidden_states: Tensor, input_ids: Tensor) -> Routed:
     """Route by token id, weigh by the scores."""
-    logits = F.linear(hidden_states.reshape(-1, self.hidden_dim), self.weight)
+    logits = _logits(self, hidden_states)
     routing = route_hash(
         logits, input_ids.reshape(-1), self.tid2eid, scoring=_scoring(self), scale=self.routed_scaling_factor
     )
@@ -45,7 +45,7 @@ def deepseek_v4_hash(self: HfModule, hidden_states: Tensor, input_ids: Tensor) -
 
 def deepseek_v3(self: HfModule, hidden_states: Tensor) -> Routed:
     """Route by biased sigmoids within the best groups, in fp32 whatever the model's dtype."""
-    logits = F.linear(hidden_states.reshape(-1, self.hidden_dim).float(), self.weight.float())
+    logits = _logits(self, hidden_states.float())
     routing = route_topk(
         logits,
         top_k=self.top_k,
@@ -61,7 +61,7 @@ def deepseek_v3(self: HfModule, hidden_states: Tensor) -> Routed:
 
 def qwen3_moe(self: HfModule, hidden_states: Tensor) -> Routed:
     """Route by softmax."""
-    logits = F.linear(hidden_states.reshape(-1, self.hidden_dim), self.weight)
+    logits = _logits(self, hidden_states)
     routing = route_topk(logits, top_k=self.top_k, scoring="softmax", renormalize=bool(self.norm_topk_prob))
     return logits, routing.weights.to(logits.dtype), routing.ids.long()
 
@@ -87,9 +87,25 @@ def check(module: HfModule) -> None:
         _scoring(module)
 
 
-def convert(module: HfModule) -> None:
-    """Give this instance its forward; the module keeps its class, so recorded router logits still are."""
+def convert(module: HfModule, *, exactly: bool = False) -> None:
+    """Give this instance its forward; the module keeps its class, so recorded router logits still are.
+
+    Args:
+        module: a checked router.
+        exactly: make the logits of a token the same bits in any batch, rather than the model's own product.
+    """
     module.forward = partial(FORWARDS[type(module).__name__], module)
+    module.multiply = gemm_rows if exactly else F.linear
+
+
+def gemm_rows(x: Tensor, weight: Tensor) -> Tensor:
+    """Return `x @ weight.T` in the dtype of x, each row by itself."""
+    return gemm(x, weight, out_dtype=x.dtype)
+
+
+def _logits(self: HfModule, x: Tensor) -> Tensor:
+    logits: Tensor = self.multiply(x.reshape(-1, self.hidden_dim), self.weight.to(x.dtype))
+    return logits
 
 
 def _scoring(module: HfModule) -> Scoring:
