@@ -15,6 +15,7 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import TypeVar
 
+import torch
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.quantizers.base import get_keys_to_not_convert
@@ -143,7 +144,12 @@ def _keys_of(module: nn.Module) -> ModuleType:
 
 
 def _convert_rest(model: nn.Module, *, everything: bool) -> None:
-    """Take what ops compute as it is: hyper-connections, norms, gated MLPs; on request every linear."""
+    """Take what ops compute as it is: hyper-connections, norms, gated MLPs, linears in bf16; on request all.
+
+    Linears in fp32 stay torch's, whose sums are those of the model as it was; in bf16 rounding hides the
+    order of sums, and torch without bf16 instructions is many times slower than `gemm`.
+    """
+    embedded = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
     for module in model.modules():
         if _is_taken(module):
             continue
@@ -155,7 +161,9 @@ def _convert_rest(model: nn.Module, *, everything: bool) -> None:
             dense.convert_norm(module)
         elif dense.is_mlp(module):
             dense.convert_mlp(module)
-        elif everything and linear_layers.is_float(module):
+        elif linear_layers.is_float(module) and (
+            everything or (module.weight.dtype is torch.bfloat16 and id(module.weight) not in embedded)
+        ):
             linear_layers.convert(module, None)
 
 
