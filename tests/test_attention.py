@@ -232,6 +232,107 @@ def test_pool_beyond_two_gigabytes(format_: Any) -> None:
         assert_same_bits(paged.out[0], sparsekern.sparse_mla_prefill(q[0], pool[last], named, scale=0.1).out)
 
 
+FORMATS = [("mla656", 576), ("mla584", 512), ("mla528", 512), ("bf16", 576)]
+SIZE = 16  # records a page
+
+
+def pool_of(format_: Any, pages: int, byte: int) -> Tensor:
+    if format_ == "bf16":
+        return torch.full((pages, SIZE, 2 * 576), byte, dtype=torch.uint8).view(torch.bfloat16)
+    return torch.full((pages, sparsekern.kv_page_bytes(format_, SIZE)), byte, dtype=torch.uint8)
+
+
+def decode(format_: Any, q: Tensor, pool: Tensor, indices: Tensor, **more: Any) -> Any:
+    return sparsekern.sparse_mla_decode(q, pool, indices, format=format_, page_size=SIZE, scale=0.1, **more)
+
+
+@pytest.mark.parametrize(("format_", "width"), FORMATS)
+def test_what_is_not_selected_may_be_anything(format_: Any, width: int) -> None:
+    """0xFF is NaN as a code, as a scale and as bf16; what lies past `lengths` does not name a slot at all."""
+    lengths = torch.tensor([30, 0], dtype=torch.int32)
+    q, x = normal(2, 1, 3, width, seed=1, dtype=torch.bfloat16), records(40, width)
+    slots = torch.randperm(20 * SIZE, generator=torch.Generator().manual_seed(2))[:40]
+    indices = slots.int().expand(2, 1, -1).clone()
+    indices[:, :, 5::7] = -1
+    indices[0, :, 30:], indices[1] = 2**31 - 1, 2**31 - 1
+    more, want = slots[:10].int().expand(2, 1, -1).contiguous(), None
+    for byte in (0, 0xFF):
+        pool = pool_of(format_, 20, byte)
+        seen = indices[0, 0, :30][indices[0, 0, :30] >= 0].long()
+        for place in (seen, more[0, 0].long()):
+            sparsekern.kv_write(pool, place, x[: len(place)], format=format_, page_size=SIZE)
+        got = decode(format_, q, pool, indices, lengths=lengths)
+        extra = {"extra_pool": pool, "extra_indices": more, "extra_page_size": SIZE}
+        both = decode(format_, q, pool, indices, lengths=lengths, **extra)
+        assert got.out[0].isfinite().all() and both.out.isfinite().all()
+        assert_same_bits((*got, *both), want or (*got, *both), f"{byte}:")
+        want = (*got, *both)
+
+
+@pytest.mark.parametrize(("format_", "width"), FORMATS)
+def test_rows_of_nothing(format_: Any, width: int) -> None:
+    q, pool = normal(3, 2, 5, width, seed=1, dtype=torch.bfloat16), pool_of(format_, 5, 0xFF)
+    sparsekern.kv_write(pool, torch.arange(9), records(9, width), format=format_, page_size=SIZE)
+    indices = torch.full((3, 2, 700), -1, dtype=torch.int32)
+    indices[1, 1, 3:12] = torch.arange(9)
+    got = decode(format_, q, pool, indices, sink=torch.ones(5))
+    alone = decode(format_, q[1:2, 1:], pool, indices[1:2, 1:, 3:12].contiguous(), sink=torch.ones(5))
+    assert_same_bits((got.out[1, 1], got.lse[1, :, 1].contiguous()), (alone.out[0, 0], alone.lse[0, :, 0]))
+    got.out[1, 1], got.lse[1, :, 1] = 0, INF
+    assert_same_bits(tuple(got), (torch.zeros_like(got.out), torch.full_like(got.lse, INF)))
+
+
+@pytest.mark.parametrize(("format_", "width"), FORMATS)
+def test_records_named_twice_count_twice(format_: Any, width: int) -> None:
+    q, pool = normal(1, 1, 3, width, seed=1, dtype=torch.bfloat16), pool_of(format_, 2, 0xFF)
+    sparsekern.kv_write(pool, torch.arange(9), records(9, width), format=format_, page_size=SIZE)
+    once, again = (torch.tensor([[i]], dtype=torch.int32) for i in ([4, 1, 2], [4, 2]))
+    a, b = (decode(format_, q.float(), pool, i) for i in (once, again))
+    both = decode(format_, q.float(), pool, torch.cat([once, again], -1))
+    merged = sparsekern.merge_attn_states(a.out, a.lse.mT.contiguous(), b.out, b.lse.mT.contiguous())
+    torch.testing.assert_close(both.out, merged.out, rtol=2e-6, atol=2e-6)
+    torch.testing.assert_close(both.lse, merged.lse.mT, rtol=2e-6, atol=2e-6)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 5])
+@pytest.mark.parametrize(("format_", "width"), FORMATS)
+def test_a_sequence_in_a_batch_is_one_alone(format_: Any, width: int, threads: int) -> None:
+    """However many workers share the keys of however many sequences, they are cut at the same places."""
+    q, pool = normal(5, 1, 3, width, seed=1, dtype=torch.bfloat16), pool_of(format_, 40, 0xFF)
+    sparsekern.kv_write(
+        pool, torch.arange(40 * SIZE), records(40 * SIZE, width), format=format_, page_size=SIZE
+    )
+    indices = torch.randint(-50, 40 * SIZE, (5, 1, 1300), dtype=torch.int32).clamp_min(-1)
+    lengths = torch.tensor([1300, 0, 511, 513, 1], dtype=torch.int32)
+    with sparsekern.config.using(threads=1):
+        want = [
+            decode(format_, q[i, None], pool, indices[i, None], lengths=lengths[i, None]) for i in range(5)
+        ]
+    with sparsekern.config.using(threads=threads):
+        got = decode(format_, q, pool, indices, lengths=lengths)
+    for i, alone in enumerate(want):
+        assert_same_bits((got.out[i], got.lse[i]), (alone.out[0], alone.lse[0]), f"sequence {i}:")
+
+
+def test_mla_decode_reads_no_further_than_sequences_go() -> None:
+    """Sequences of different lengths, one empty: NaN behind their ends, garbage in the rest of the table."""
+    q, keys = normal(3, 2, 4, 24), normal(3, 24, 2, 24, seed=1)
+    lens, want = torch.tensor([17, 0, 24], dtype=torch.int32), None
+    for fill, page in ((0.0, 3), (torch.nan, -(2**31)), (INF, 2**31 - 1)):
+        cache = torch.full((13, 6, 2, 24), fill)
+        table = torch.full((3, 5), page, dtype=torch.int32)
+        for b, length in enumerate(lens.tolist()):
+            for i in range(-(-length // 6)):
+                table[b, i] = 12 - 4 * b - i
+                count = min(6, length - 6 * i)
+                cache[table[b, i], :count] = keys[b, 6 * i : 6 * i + count]
+        got = sparsekern.mla_decode(q, cache, table, lens, scale=0.3, d_v=20)
+        assert (got.out[1] == 0).all() and (got.lse[1] == INF).all()
+        assert got.out.isfinite().all()
+        assert_same_bits(got, want or got)
+        want = got
+
+
 # --- errors -------------------------------------------------------------------------------------------------
 
 

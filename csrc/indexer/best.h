@@ -53,7 +53,8 @@ static Cut find_cut(float* x, int64_t n, int64_t k, float least) {
   };
   F32 most = splat(-kInfinity);
   for (int64_t i = 0; i < padded; i += kLanes) most = max(load(x + i), most);
-  int64_t low = key_of(least), high = key_of(largest(most));  // the answer is in [low, high]
+  // The answer is in [low, high]. A largest number of -0 is taken for 0, or its equals would count as larger.
+  int64_t low = key_of(least), high = key_of(largest(most) + 0.0f);
   while (low < high) {
     const int64_t middle = low + (high - low + 1) / 2, count = count_from(middle);
     if (count == k) return {number_of(static_cast<int32_t>(middle)), n};
