@@ -24,6 +24,18 @@ def module() -> ModuleType | None:
         return None
 
 
+def trouble() -> str:
+    """Why nothing can run on CUDA devices here; empty where something can."""
+    built = module()
+    return "no cuda kernels in this build" if built is None else str(built.trouble())
+
+
+def architectures() -> str:
+    """What the kernels of this build are compiled for."""
+    built = module()
+    return "" if built is None else str(built.architectures)
+
+
 def lacks(op: str) -> str:
     """Why an op cannot run on CUDA devices here; empty where it can."""
     built = module()

@@ -13,11 +13,15 @@ __device__ inline float scale_by_power(float x, float n) {
   return x * __int_as_float((half + 127) << 23) * __int_as_float((whole - half + 127) << 23);
 }
 
-// e^x within 1 ulp; NaN stays NaN.
-__device__ inline float exp_of(float x) {
-  const float clamped = greater(-104.0f, lesser(89.0f, x));
-  const float n = rintf(clamped * 1.44269504f);
-  float r = fmaf(n, -0.693145752f, clamped);
+// e^x = e^r 2^n; a sum with 1.5 * 2^23 is an integer, and has it in its lowest bits: n_bits holds n + kOffset there.
+struct SplitExp {
+  float power, n;
+  int n_bits;
+};
+template <int kOffset = 0>
+__device__ inline SplitExp split_exp(float x) {
+  const float integers = 12582912.0f + kOffset, sum = fmaf(x, 1.44269504f, integers), n = sum - integers;
+  float r = fmaf(n, -0.693145752f, x);
   r = fmaf(n, -1.42860677e-6f, r);
   float p = 1.38144335e-3f;
   p = fmaf(p, r, 8.36879667e-3f);
@@ -25,7 +29,16 @@ __device__ inline float exp_of(float x) {
   p = fmaf(p, r, 1.66665196e-1f);
   p = fmaf(p, r, 0.49999994f);
   p = fmaf(r * r, p, r);
-  return scale_by_power(p + 1.0f, n);
+  return {p + 1.0f, n, __float_as_int(sum)};
+}
+// Within 1 ulp; NaN stays NaN.
+__device__ inline float exp_of(float x) {
+  const SplitExp e = split_exp(greater(-104.0f, lesser(89.0f, x)));
+  return scale_by_power(e.power, e.n);
+}
+__device__ inline float exp_minus_abs(float x) {
+  const SplitExp e = split_exp<64>(greater(-104.0f, __int_as_float(__float_as_int(x) | INT32_MIN)));
+  return __int_as_float(__float_as_int(e.power) + (e.n_bits << 23)) * 0x1p-64f;
 }
 
 // ln(2^e (1 + f)).
@@ -39,6 +52,11 @@ __device__ inline float log_of(int e, float f) {
   const float tail = fmaf(s, fmaf(z, p, half_square), n * 9.05800061e-6f);
   return fmaf(n, 0.693138123f, f - half_square) + tail;
 }
+// ln x for x > 0 normal.
+__device__ inline float log_of(float x) {
+  const int e = (__float_as_int(x) - 0x3f3504f3) >> 23;
+  return log_of(e, __int_as_float(__float_as_int(x) - (e << 23)) - 1.0f);
+}
 __device__ inline float log1p_of(float x) {
   const float u = 1.0f + x, lost = x - (u - 1.0f);
   const int e = (__float_as_int(u) - 0x3f3504f3) >> 23, shift = e << 23;
@@ -46,26 +64,14 @@ __device__ inline float log1p_of(float x) {
   return log_of(e, fmaf(lost, power, __int_as_float(__float_as_int(u) - shift) - 1.0f));
 }
 
-__device__ inline float sigmoid_of(float x) { return 1.0f / (1.0f + exp_of(-x)); }
+__device__ inline float sigmoid_of(float x) {
+  const float t = exp_minus_abs(x);
+  return (x < 0.0f ? t : 1.0f) / (1.0f + t);
+}
 __device__ inline float silu_of(float x) { return x / (1.0f + exp_of(-x)); }
 // silu(gate) * up, bounded; limit infinity bounds nothing.
 __device__ inline float gated_silu(float gate, float up, float limit) {
   return silu_of(lesser(limit, gate)) * greater(-limit, lesser(limit, up));
-}
-
-// A warp's sum in the CPU's order: 16 lanes take every sixteenth value in turn, then halves are added, 8, 4, 2, 1.
-// at(i) is value i, 0 past the end. All lanes get the sum; `rounds` is ceil(values / 32).
-template <class At>
-__device__ inline float sum_of_sixteen(int64_t rounds, const At& at) {
-  const int lane = threadIdx.x % kWarp;
-  float sum = 0.0f;
-  for (int64_t r = 0; r < rounds; ++r) {
-    const float mine = at(r * kWarp + lane), above = __shfl_down_sync(0xffffffffu, mine, 16);
-    sum = sum + mine + above;
-  }
-#pragma unroll
-  for (int by = 8; by > 0; by /= 2) sum += __shfl_down_sync(0xffffffffu, sum, by);
-  return __shfl_sync(0xffffffffu, sum, 0);
 }
 
 }  // namespace sk::cuda

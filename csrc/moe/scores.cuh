@@ -1,6 +1,7 @@
 // Scores of experts, their keys and the weights made of them, as csrc/moe/scores.h and best.h have them.
 #pragma once
 #include "cuda/math.cuh"
+#include "cuda/sums.cuh"
 #include "moe/routing.h"
 
 namespace sk::moe::cuda {

@@ -1,13 +1,15 @@
-"""`sparsekern verify`: every op against its reference, on every instruction set of this processor."""
+"""`sparsekern verify`: every op against its reference, on every instruction set or on a GPU."""
 
 from __future__ import annotations
 
 import argparse
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 from sparsekern.catalogue import OPS
+from sparsekern.cli import verify_cuda
 from sparsekern.config import config
 from sparsekern.docs import bound
 from sparsekern.plan import support
@@ -20,12 +22,23 @@ SHOWN = 4  # messages per op
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of the command."""
     parser.add_argument("--device", default="cpu", help="where to run (cpu)")
+    parser.add_argument(
+        "--report",
+        metavar="FILE",
+        type=Path,
+        default=Path(verify_cuda.REPORT),
+        help="of a GPU: where to write what was found (%(default)s)",
+    )
+    parser.add_argument("--only-check", action="store_true", help="on a GPU: no times, no compute-sanitizer")
     parser.add_argument("--op", nargs="+", metavar="NAME", choices=list(OPS), help="only these ops")
 
 
 def run(args: argparse.Namespace) -> int:
     """Print a table, one line per op; 1 where an op is wrong, 2 where nothing can run on the device."""
     ops = [OPS[name] for name in args.op or OPS]
+    if args.device.partition(":")[0] == "cuda":
+        more = not args.only_check
+        return verify_cuda.run(ops, args.device, report=args.report, timed=more, sanitized=more)
     for op in ops:
         if not (answer := support(op.name, device=args.device)).ok:
             print(

@@ -60,14 +60,14 @@ __global__ void __launch_bounds__(4 * kWarp) route(const Args a) {
   const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
   const int64_t token = int64_t{blockIdx.x} * (blockDim.x / kWarp) + warp;
   if (token >= a.tokens) return;
-  const int experts = static_cast<int>(a.experts), k = static_cast<int>(a.selection.top_k);
+  const int experts = static_cast<int>(a.logits.experts), k = static_cast<int>(a.selection.top_k);
   const Groups groups = {experts / static_cast<int>(a.selection.n_group), static_cast<int>(a.selection.n_group),
                          static_cast<int>(a.selection.topk_group)};
   int32_t* const mine = words + warp * words_a_token(experts, groups.count);
   float* const scores = reinterpret_cast<float*>(mine);
   int32_t *const keys = mine + experts, *const group_keys = keys + experts;
 
-  const T* z = static_cast<const T*>(a.logits.data) + token * a.logits.stride;
+  const T* z = static_cast<const T*>(a.logits.rows.data) + token * a.logits.rows.stride;
   const moe::Scoring how = a.weighing.scoring;
   const float top = how == moe::Scoring::softmax ? top_of(z, experts) : 0.0f;
   for (int e = lane; e < experts; e += kWarp) {
@@ -78,7 +78,7 @@ __global__ void __launch_bounds__(4 * kWarp) route(const Args a) {
   __syncwarp();
   float total = 1.0f;
   if (how == moe::Scoring::softmax)
-    total = sum_of_sixteen(ceil_div(experts, kWarp), [&](int64_t e) { return e < experts ? scores[e] : 0.0f; });
+    total = sum_of_sixteens(ceil_div(experts, kWarp), [&](int64_t e) { return e < experts ? scores[e] : 0.0f; });
   if (groups.kept < groups.count) drop_groups(groups, keys, group_keys, group_keys + groups.count, lane);
 
   Best best = best_of_lane(keys, experts, lane);
@@ -102,9 +102,9 @@ __global__ void __launch_bounds__(4 * kWarp) route(const Args a) {
 }  // namespace
 
 void run(const Args& a, void* stream) {
-  const int64_t shared = words_a_token(a.experts, a.selection.n_group) * 4;
+  const int64_t shared = words_a_token(a.logits.experts, a.selection.n_group) * 4;
   const int64_t warps = 4 * shared <= kDefaultShared ? 4 : min(4, max(1, kDefaultShared / shared));
-  with_float_type(a.dtype, [&](auto type) {
+  with_float_type(a.logits.dtype, [&](auto type) {
     launch(route<decltype(type)>, ceil_div(a.tokens, warps), static_cast<int>(warps * kWarp), warps * shared, stream,
            a);
   });
