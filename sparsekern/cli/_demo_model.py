@@ -149,7 +149,9 @@ def timed(job: Job) -> dict[str, Any]:
     if job.role == "sparsekern":
         optimize(model)  # its attention, which is a matter of all layers
     _, routes = _run(model, ids[:, : job.prefill])  # warms up, too
-    prefill, steps, logits = [], [], []
+    prefill: list[float] = []
+    steps: list[float] = []
+    logits: list[Tensor] = []
     for _ in range(ROUNDS):
         bar.step()
         if sum(prefill) > PATIENCE:
