@@ -148,7 +148,8 @@ def memory(size: int, huge_pages: bool) -> Tensor:
     """Bytes, all zero, on pages of their own; huge ones where the system allows them."""
     if size == 0:
         return torch.empty(0, dtype=torch.uint8)
-    pages = mmap.mmap(-1, size)  # goes when the last tensor on it goes
+    # Private: the system rarely has huge pages to share. The mapping goes when the last tensor on it goes.
+    pages = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     if huge_pages and hasattr(mmap, "MADV_HUGEPAGE"):
         pages.madvise(mmap.MADV_HUGEPAGE)
     return torch.frombuffer(pages, dtype=torch.uint8)
