@@ -17,9 +17,15 @@ inline void check_range(const Call& c, int arg, const char* name, const int32_t*
                         int64_t limit) {
   if constexpr (!Call::kReadsValues) return;  // CUDA kernels take what is out of range for -1
   const TensorView& t = c.arg(arg);
-  bool good = true;
-  for (int64_t i = 0; i < t.size(); ++i) good &= indices[i] >= lowest && indices[i] < limit;
-  if (good) return;
+  const auto low = static_cast<int32_t>(max(lowest, int64_t{INT32_MIN}));
+  const auto high = static_cast<int32_t>(min(limit - 1, int64_t{INT32_MAX}));
+  constexpr int64_t kBlock = 64;  // compilers compare several at once where the number is known
+  int32_t outside = 0;
+  int64_t done = 0;
+  for (; done + kBlock <= t.size(); done += kBlock)
+    for (int64_t i = 0; i < kBlock; ++i) outside |= (indices[done + i] < low) | (indices[done + i] > high);
+  for (; done < t.size(); ++done) outside |= (indices[done] < low) | (indices[done] > high);
+  if (outside == 0) return;
   for (int64_t i = 0;; ++i)
     if (indices[i] < lowest || indices[i] >= limit) {
       const int64_t row = i / t.last(), column = i % t.last();
