@@ -35,7 +35,7 @@ def run(args: argparse.Namespace) -> int:
         return 0
     _check_writable(folder)
     if args.resume:
-        tasks = _unrecorded(tasks, folder)
+        tasks = _unrecorded(args, tasks, folder)
     print(f"{cpu().name}, {args.threads or config.threads} threads, {args.isa or config.isa}; ", end="")
     print(f"{len(tasks)} sizes, records go to {folder}")
     progress, done = command.Progress(len(tasks), args.budget), []
@@ -83,10 +83,15 @@ def _model(args: argparse.Namespace, tasks: Sequence[Task], folder: Path) -> int
     return 0
 
 
-def _unrecorded(tasks: Sequence[Task], folder: Path) -> list[Task]:
-    """Those that the folder has no record of."""
-    known = {(r.op, r.at) for r in records.read_folder(folder, cpu().name) if r.version == model.VERSION}
-    return [t for t in tasks if (t.op, records.as_key(make(t).problem.key)) not in known]
+def _unrecorded(args: argparse.Namespace, tasks: Sequence[Task], folder: Path) -> list[Task]:
+    """Those that the folder has no record of, with as many threads and the same instructions."""
+    here = (args.threads or config.threads, args.isa or config.isa)
+    known = {
+        r.env.get("size")
+        for r in records.read_folder(folder, cpu().name)
+        if r.version == model.VERSION and (r.key.get("threads"), r.key.get("isa")) == here
+    }
+    return [t for t in tasks if t.name not in known]
 
 
 def _check_writable(folder: Path) -> None:

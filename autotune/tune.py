@@ -143,7 +143,7 @@ def tune(
     return Outcome(
         task,
         KEPT if best is tried[0] else WON,
-        record=_record(problem, best, tried, noise, busy),
+        record=_record(task, problem, best, tried, noise, busy),
         tried=tuple(tried),
         dropped=found.dropped,
         over_model=modelled / best.median,
@@ -259,9 +259,11 @@ def _decide(tried: list[Tried]) -> Tried:
     return min(good, key=lambda t: (model.changes(t.config), t.predicted, tuple(t.config.values())))
 
 
-def _record(problem: Problem, best: Tried, tried: list[Tried], noise: float, busy: float) -> Record:
+def _record(
+    task: Task, problem: Problem, best: Tried, tried: list[Tried], noise: float, busy: float
+) -> Record:
     default = dict(model.DEFAULT.config)
-    env = machine.circumstances("sparsekern tune", {})
+    env = {"size": task.name, **machine.circumstances("sparsekern tune", {})}
     gone = ("about", "command", "date", "time")
     return Record(
         op=problem.op,
