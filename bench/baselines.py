@@ -52,10 +52,15 @@ def peers(op: Op, compile: bool = False) -> dict[str, Peer]:
         found["torch"] = Peer("bf16", lambda x: calling(function, x), unlike=unlike)
         largest = op.bench_dims[-1]
         multiplies = op.flops(largest) > 8 * op.bytes(largest)
-        if multiplies and not torch.ops.mkldnn._is_mkldnn_bf16_supported():  # bf16 goes number by number then
+        slow_bf16 = not torch.ops.mkldnn._is_mkldnn_bf16_supported()  # it goes number by number then
+        if multiplies and slow_bf16:
             found["torch f32"] = Peer("f32", lambda x: calling(function, _floats(x)), roofline.FMA, unlike)
         if compile:
-            found["torch.compile"] = Peer("bf16", lambda x: calling(_compiled(function), x), unlike=unlike)
+            found["torch.compile"] = Peer("bf16", lambda x: _compiled(function, x), unlike=unlike)
+        if compile and multiplies and slow_bf16:
+            found["torch.compile f32"] = Peer(
+                "f32", lambda x: _compiled(function, _floats(x)), roofline.FMA, unlike
+            )
     return found | PEERS.get(op.name, {})
 
 
@@ -77,11 +82,13 @@ def calling(function: Callable[..., Any], x: Arguments) -> Call:
     return lambda: function(**arguments)
 
 
-def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+def _compiled(function: Callable[..., Any], x: Arguments) -> Call:
+    """The call compiled for these very sizes."""
     compiled: Any = torch.compile(function, dynamic=False)
     compiled.__signature__ = inspect.signature(function)  # for `calling`
-    found: Callable[..., Any] = compiled
-    return found
+    call = calling(compiled, x)
+    call()  # compiles
+    return call
 
 
 # --- other libraries, where they are installed --------------------------------------------------------------

@@ -18,7 +18,7 @@ from sparsekern.catalogue import OPS
 from sparsekern.schema import Dims, Op, as_tuple
 from sparsekern.testing import seeded
 
-from . import models
+from . import models, routers
 from .case import Case, Work
 from .models import At
 from .opcase import COLD, format_key, op_case
@@ -218,11 +218,17 @@ def _in_turn(times: int) -> Work:
     return Work(contenders, derived=share)
 
 
+def router(choice: Choice) -> Iterator[Case]:
+    """Routing alone, and tokens laid out for the experts: hidden 7168, 256 experts in 8 groups, top-8."""
+    return routers.cases(choice.tokens or routers.TOKENS, choice.takes, choice.compile)
+
+
 SUITES: dict[str, Suite] = {
     "ops": ops,
     "moe": moe,
     "moe-large": moe_large,
     "linear": linear,
+    "router": router,
     "record": record,
     "overhead": overhead,
     "alternation": alternation,

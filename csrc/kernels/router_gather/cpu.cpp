@@ -104,7 +104,7 @@ void run(const Args& a) {
         copies.write(x, 0, bytes);
         continue;
       }
-      constexpr int64_t kPiece = 128;  // two lines
+      constexpr int64_t kPiece = 512;  // few enough stores to wait in the processor's buffers
       int64_t written = 0;
       const auto write_until = [&](int64_t end) {
         if (end < a.dim) end = end / kPiece * kPiece;
