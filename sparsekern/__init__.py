@@ -14,6 +14,7 @@ from sparsekern.config import config as config
 from sparsekern.engram import EngramIndex as EngramIndex
 from sparsekern.engram import EngramTable as EngramTable
 from sparsekern.kv import PagedKVCache as PagedKVCache
+from sparsekern.kv import TieredKVCache as TieredKVCache
 from sparsekern.ops._kv import KvFormat as KvFormat
 from sparsekern.ops._kv import kv_page_bytes as kv_page_bytes
 from sparsekern.ops.compress_kv import CompressedKv as CompressedKv

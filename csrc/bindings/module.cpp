@@ -3,6 +3,7 @@
 #include <pybind11/stl.h>
 
 #include "bindings/dispatch.h"
+#include "bindings/kv_store.h"
 #include "bindings/plan.h"
 #include "bindings/probes.h"
 #include "core/cpu_features.h"
@@ -23,6 +24,7 @@ PYBIND11_MODULE(_C, m) {
   m.def("threads", &threads);
   m.def("limit_threads", &limit_threads);
   define_probes(m);
+  define_kv_store(m);
   define_plans(m);
   m.attr("compiler") = __VERSION__;
 }
