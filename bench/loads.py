@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 EXPONENT = 0.4  # popularity of the n-th most popular expert: n ** -EXPONENT
+TOKENS = 512  # of a block, in the Mooncake traces
 SHARED = 0.22  # of a token's experts, drawn from the token before it (some more are by chance)
 
 # --- routing: ids [T, top_k], the experts of a token all different
@@ -125,6 +126,28 @@ def _parsed(path: Path, kind: str, line: int, read: Callable[[Any], Request], ro
 def read_requests(path: Path) -> list[Request]:
     """A trace of either kind, by its ending."""
     return azure(path) if path.suffix == ".csv" else mooncake(path)
+
+
+def conversations(count: int, seed: int = 0) -> list[Request]:
+    """Made-up requests like those of the Mooncake conversation trace.
+
+    A few system prompts, sessions of a few turns, each turn with all blocks of those before; ids count up.
+    """
+    rng, now, fresh = random.Random(seed), 0.0, 0
+    prompts = [tuple(range(fresh, fresh := fresh + rng.randint(1, 4))) for _ in range(8)]
+    open_: list[tuple[int, ...]] = []
+    requests = []
+    for _ in range(count):
+        now += rng.expovariate(3.4)
+        if open_ and rng.random() < 0.4:  # a late turn is rarer than an early one
+            begun = open_.pop(-1 - min(int(rng.expovariate(1 / 300)), len(open_) - 1))
+        else:
+            begun = rng.choice(prompts)
+        new = 1 + int(rng.lognormvariate(2.2, 1.0))
+        blocks = begun + tuple(range(fresh, fresh := fresh + min(new, 200)))
+        open_ = [*open_[-4000:], blocks]
+        requests.append(Request(now, TOKENS * len(blocks), rng.randint(1, 800), blocks))
+    return requests
 
 
 def poisson(rate: float, requests: Sequence[Request], seed: int) -> Iterator[Request]:

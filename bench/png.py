@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +24,7 @@ def write(rows: Rows, runs: Sequence[Rows], folder: Path) -> Iterator[Path]:
     Raises:
         ValueError: matplotlib is not installed.
     """
-    if importlib.util.find_spec("matplotlib") is None:
-        raise ValueError("pictures need matplotlib: pip install matplotlib")
-    matplotlib = importlib.import_module("matplotlib")
-    matplotlib.use("Agg")
-    plt = importlib.import_module("matplotlib.pyplot")
+    plt = _pyplot()
     folder.mkdir(parents=True, exist_ok=True)
     roof = figures.roofline(rows)
     drawn: list[tuple[str, Callable[[Any, Any], Any], Any]] = [("roofline", _roofline, roof)] if roof else []
@@ -40,6 +36,38 @@ def write(rows: Rows, runs: Sequence[Rows], folder: Path) -> Iterator[Path]:
         figure.savefig(path, dpi=110, bbox_inches="tight")
         plt.close(figure)
         yield path
+
+
+def capacity(
+    curves: Mapping[str, Sequence[tuple[float, float]]], tiered: Sequence[Mapping[str, Any]], path: Path
+) -> None:
+    """Hit rate over bytes of an untiered cache, a line a policy; points are tiered caches.
+
+    Raises:
+        ValueError: matplotlib is not installed.
+    """
+    plt = _pyplot()
+    figure, axes = _axes(plt, 5.2, "Hit rate over device memory: lines untiered, points with tiers below")
+    for name, line in curves.items():
+        axes.plot([x / 1e9 for x, _ in line], [100 * y for _, y in line], marker=".", label=name)
+    for policy in dict.fromkeys(row["policy"] for row in tiered):
+        points = [row for row in tiered if row["policy"] == policy]
+        x, y = ([row["device_bytes"] / 1e9 for row in points], [100 * row["hit_rate"] for row in points])
+        axes.plot(x, y, linestyle="none", marker="D", label=f"{policy}, tiered")
+    axes.set_xscale("log")
+    axes.set_xlabel("GB on the device")
+    axes.set_ylabel("% of blocks found")
+    axes.set_ylim(bottom=0)
+    axes.legend(frameon=False)
+    figure.savefig(path, dpi=110, bbox_inches="tight")
+    plt.close(figure)
+
+
+def _pyplot() -> Any:
+    if importlib.util.find_spec("matplotlib") is None:
+        raise ValueError("pictures need matplotlib: pip install matplotlib")
+    importlib.import_module("matplotlib").use("Agg")
+    return importlib.import_module("matplotlib.pyplot")
 
 
 def _axes(plt: Any, height: float, title: str) -> tuple[Any, Any]:

@@ -18,6 +18,7 @@ COMMANDS = {
     "info": ("sparsekern.cli.info", "what this build offers on this machine, op by op"),
     "demo": ("sparsekern.cli.demo", "a small DeepSeek-V4 model on transformers, then on sparsekern"),
     "bench": ("sparsekern._bench.command", "time the ops beside their peers and the limits of the machine"),
+    "bench tiered": ("sparsekern._bench.tiered", "replay a trace of requests through the tiered KV cache"),
     "tune": ("sparsekern.cli.tune", "find out what is fastest here, and look after the records of it"),
     "verify": ("sparsekern.cli.verify", "run every op against its reference, on every instruction set"),
 }
@@ -26,6 +27,8 @@ COMMANDS = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; return its exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
+    if " ".join(words[:2]) in COMMANDS:
+        words[:2] = [" ".join(words[:2])]
     parser = argparse.ArgumentParser(prog="sparsekern", description=(sparsekern.__doc__ or "").split("\n")[0])
     parser.add_argument("--version", action="version", version=f"sparsekern {sparsekern.__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)

@@ -56,10 +56,12 @@ class Loading:
     """Blocks that somebody wants on the device: a handle on the transfers that bring them.
 
     None of them leaves the device until `release`; pages of a block that did not arrive are never handed out.
+    `tiers` names the tier that each was in.
     """
 
-    def __init__(self, cache: TieredKVCache, blocks: list[Block]) -> None:
+    def __init__(self, cache: TieredKVCache, blocks: list[Block], tiers: list[str]) -> None:
         self._cache, self._blocks, self._released = cache, blocks, False
+        self.tiers = tiers
 
     def __len__(self) -> int:
         return len(self._blocks)

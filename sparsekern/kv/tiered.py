@@ -131,14 +131,14 @@ class TieredKVCache:
 
         It ends earlier where the device has no room left. Ask `remote` too, for what nobody else has.
         """
-        loading = self._load(list(keys))
+        loading = self._load(list(dict.fromkeys(keys)))
         with self.lock:
             self._misses += len(keys) - len(loading)
         return loading
 
     def prefetch(self, keys: Sequence[Key]) -> Loading:
         """Begin to bring blocks to the device; others may take their place once they have arrived."""
-        loading = self._load(list(keys), counted=False)
+        loading = self._load(list(dict.fromkeys(keys)), counted=False)
         loading.release()
         return loading
 
@@ -250,9 +250,11 @@ class TieredKVCache:
                 if key in comes_from:
                     self._place(plan, key, comes_from[key], written=True)
             ticket = self._submit(plan)
+            tiers = []
             for block in reversed(blocks):  # the first block is the youngest: it is needed most
                 tier = DEVICE if block.key in self._device else comes_from.get(block.key, REMOTE)
                 self._hits[tier] += counted
+                tiers.append(TIERS[tier])
                 if tier == DEVICE:
                     self._policies[DEVICE].touch(block.key)
                 else:
@@ -260,7 +262,7 @@ class TieredKVCache:
                     self._policies[DEVICE].add(block.key)
             if plan.fetched and self._workers is not None:
                 self._workers.submit(self._fetch, plan.fetched, ticket)
-            return Loading(self, blocks)
+            return Loading(self, blocks, tiers[::-1])
 
     def _forget_below(self, key: Key) -> int:
         tier = self._below.pop(key)
