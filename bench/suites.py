@@ -60,14 +60,16 @@ def moe(choice: Choice) -> Iterator[Case]:
 
 def moe_large(choice: Choice) -> Iterator[Case]:
     """16 experts of DeepSeek-V3.2, hidden 7168, inter 2048: needs 10 GB."""
-    return _layer("moe-large", choice, (1, 4, 16, 64), {"H": 7168, "I": 2048, "E": 16, "top_k": 8, "w": 2})
+    return _layer(
+        "moe-large", choice, (1, 4, 16, 64, 512), {"H": 7168, "I": 2048, "E": 16, "top_k": 8, "w": 2}
+    )
 
 
 def linear(choice: Choice) -> Iterator[Case]:
     """A dense layer, K = 7168, N = 2048."""
     named = [
         (f"{m} row{'s' * (m > 1)}", OPS["gemm"], {"M": m, "N": 2048, "K": 7168, "a": 1, "b": 2})
-        for m in choice.tokens or (1, 4, 8, 16, 64, 256)
+        for m in choice.tokens or (1, 4, 8, 16, 64, 256, 2048)
     ]
     return _cases("linear", choice, named)
 

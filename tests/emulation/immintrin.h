@@ -121,21 +121,6 @@ SK_OP bool compare(float a, float b) {
          : kKind == _CMP_NEQ_UQ ? a != b
                                 : a != a || b != b;
 }
-// VPMADDWD: two products of words, added. VPDPBUSD: four of unsigned and signed bytes, added to a sum.
-SK_OP __m512i pairs_of_products(__m512i a, __m512i b) {
-  const auto x = Lanes<int16_t>::of(a), y = Lanes<int16_t>::of(b);
-  return lanes<int32_t>([&](int i) { return x.at[2 * i] * y.at[2 * i] + x.at[2 * i + 1] * y.at[2 * i + 1]; });
-}
-SK_OP __m512i fours_of_products(__m512i acc, __m512i a, __m512i b) {
-  const auto sum = Lanes<uint32_t>::of(acc);
-  const auto x = Lanes<uint8_t>::of(a);
-  const auto y = Lanes<int8_t>::of(b);
-  return lanes<uint32_t>([&](int i) {
-    uint32_t r = sum.at[i];
-    for (int j = 4 * i; j < 4 * i + 4; ++j) r += static_cast<uint32_t>(x.at[j] * y.at[j]);
-    return r;
-  });
-}
 SK_OP float nearest(float x) { return _mm_cvtss_f32(_mm_round_ss(_mm_set_ss(x), _mm_set_ss(x), 8)); }
 
 template <class T, class... X>
@@ -296,10 +281,6 @@ SK_OP __m512i dot_bytes(__m512i sum, __m512i a, __m512i b) {
   __m512i(SK_EMU map<uint32_t>(a, [](uint32_t x) { return static_cast<uint32_t>(x << (n)); }))
 #define _mm512_srli_epi32(a, n) \
   __m512i(SK_EMU map<uint32_t>(a, [](uint32_t x) { return static_cast<uint32_t>(x >> (n)); }))
-#define _mm512_srai_epi16(a, n) \
-  __m512i(SK_EMU map<int16_t>(a, [](int16_t x) { return static_cast<int16_t>(x >> (n)); }))
-#define _mm512_madd_epi16(a, b) (SK_EMU pairs_of_products(a, b))
-#define _mm512_dpbusd_epi32(acc, a, b) (SK_EMU fours_of_products(acc, a, b))
 #define _mm512_srai_epi32(a, n) __m512i(SK_EMU map<int32_t>(a, [](int32_t x) { return x >> (n); }))
 #define _mm512_ternarylogic_epi32(a, b, c, table) (SK_EMU ternary(a, b, c, table))
 #define _mm512_castps_si512(a) (__builtin_bit_cast(__m512i, a))
