@@ -51,6 +51,7 @@ from sparsekern.ops.moe_combine import moe_combine as moe_combine
 from sparsekern.ops.moe_gather import moe_gather as moe_gather
 from sparsekern.ops.moe_permutation import Permutation as Permutation
 from sparsekern.ops.moe_permutation import moe_permutation as moe_permutation
+from sparsekern.ops.norm_rope_kv_write import norm_rope_kv_write as norm_rope_kv_write
 from sparsekern.ops.pack_weights import pack_weights as pack_weights
 from sparsekern.ops.quantize_fp4 import quantize_fp4 as quantize_fp4
 from sparsekern.ops.quantize_fp8 import quantize_fp8 as quantize_fp8

@@ -31,6 +31,7 @@ from sparsekern.ops.mla_decode import OP as mla_decode
 from sparsekern.ops.moe_combine import OP as moe_combine
 from sparsekern.ops.moe_gather import OP as moe_gather
 from sparsekern.ops.moe_permutation import OP as moe_permutation
+from sparsekern.ops.norm_rope_kv_write import OP as norm_rope_kv_write
 from sparsekern.ops.pack_weights import OP as pack_weights
 from sparsekern.ops.quantize_fp4 import OP as quantize_fp4
 from sparsekern.ops.quantize_fp8 import OP as quantize_fp8
@@ -89,6 +90,7 @@ OPS: dict[str, Op] = {
         rope,
         compress_kv,
         kv_write,
+        norm_rope_kv_write,
         kv_read,
         kv_gather,
         kv_copy_pages,

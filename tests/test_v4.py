@@ -10,8 +10,8 @@ from torch import Tensor
 
 import sparsekern
 from sparsekern.catalogue import OPS
-from sparsekern.schema import DtypeError, ShapeError
-from sparsekern.testing import assert_close, assert_same_bits
+from sparsekern.schema import Dims, DtypeError, ShapeError
+from sparsekern.testing import assert_close, assert_same_bits, outcome
 
 ROPE = OPS["rope"]
 YARN = {"factor": 16, "original_max_position_embeddings": 65536, "beta_fast": 32, "beta_slow": 1}
@@ -245,3 +245,74 @@ def test_bad_values_of_compress_kv(change: dict[str, Any], says: str) -> None:
     with pytest.raises(ShapeError) as caught:
         run(COMPRESS, x)
     assert str(caught.value).startswith("compress_kv: ") and says in str(caught.value)
+
+
+# --- from projected keys to records -------------------------------------------------------------------------
+
+WRITE = OPS["norm_rope_kv_write"]
+ROTATION = ("theta", "rotary_dim", "layout", "offset")
+RECORD = ("format", "page_size", "scale_rounding", "amax_floor")
+
+
+def one_after_the_other(x: dict[str, Any]) -> Tensor:
+    """The pool after rms_norm, rope and kv_write."""
+    y, pool, weight = x["values"].clone(), x["pool"].clone(), x.get("norm_weight")
+    if weight is not None:
+        y[:, : len(weight)] = sparsekern.rms_norm(y[:, : len(weight)].contiguous(), weight, eps=x["eps"])
+    rotation = {name: x[name] for name in ROTATION}
+    y = sparsekern.rope(y, x["positions"], **rotation, yarn=x.get("yarn"))
+    sparsekern.kv_write(pool, x["slots"], y, **{name: x[name] for name in RECORD if name in x})
+    return pool
+
+
+@pytest.mark.parametrize("isa", EACH_ISA)
+@pytest.mark.parametrize("dims", WRITE.test_dims, ids=str)
+def test_written_in_one_pass_as_in_three(dims: Dims, isa: str) -> None:
+    """Normal values, and every kind of bad one; slots named twice; more tokens than one thread takes."""
+    x = inputs(WRITE, {**dims, "T": 7 * dims["T"]})
+    shape, dtype = x["values"].shape, x["values"].dtype
+    values = torch.randn(shape, generator=torch.Generator().manual_seed(1)).to(dtype)
+    for place, bad in enumerate((torch.nan, torch.inf, -torch.inf, 3e38, 1e-40, 0.0, -0.0)):
+        values[place::11, place::29] = bad
+    for threads in (1, 3):
+        with sparsekern.config.using(isa=isa, threads=threads):
+            for case in (x, {**x, "values": values}):
+                assert_same_bits(*outcome(WRITE, case), one_after_the_other(case))
+
+
+def test_skipped_tokens_change_nothing() -> None:
+    x = inputs(WRITE, WRITE.test_dims[2])
+    before = x["pool"].clone()
+    x["slots"].fill_(-1)
+    x["values"].fill_(torch.nan)
+    assert_same_bits(*outcome(WRITE, x), before)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (
+            {"norm_weight": torch.ones(513)},
+            "norm_weight has 513 channels, expected at most the 512 of values",
+        ),
+        ({"values": torch.zeros(13, 511)}, "values has rows of 511, expected 512 for format 'mla584'"),
+        (
+            {"rotary_dim": 514},
+            "rotary_dim is 514, expected an even number from 2 to the 512 channels of values",
+        ),
+        ({"offset": 449}, "offset is 449, expected 0 to 448"),
+        ({"eps": float("nan")}, "eps is nan"),
+        ({"amax_floor": -1.0}, "amax_floor is -1"),
+        ({"slots": torch.full((13,), 20)}, "slots[0] is 20, expected less than 20"),
+        ({"positions": torch.full((13,), 2**31)}, "positions[0] is 2147483648"),
+        ({"positions": torch.zeros(12, dtype=torch.int32)}, "positions has shape (12,)"),
+        ({"yarn": {**YARN, "factor": 0}}, "yarn has 0"),
+    ],
+)
+def test_bad_values_write_nothing(change: dict[str, Any], says: str) -> None:
+    x = {**inputs(WRITE, WRITE.test_dims[2]), **change}
+    before = x["pool"].clone()
+    with pytest.raises(ShapeError) as caught:
+        WRITE.fn(**x)
+    assert str(caught.value).startswith("norm_rope_kv_write: ") and says in str(caught.value)
+    assert_same_bits(x["pool"], before)

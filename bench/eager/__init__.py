@@ -27,6 +27,7 @@ from .kv import kv_copy_pages as kv_copy_pages
 from .kv import kv_gather as kv_gather
 from .kv import kv_read as kv_read
 from .kv import kv_write as kv_write
+from .kv import norm_rope_kv_write as norm_rope_kv_write
 from .mhc import mhc_head as mhc_head
 from .mhc import mhc_post as mhc_post
 from .mhc import mhc_post_pre as mhc_post_pre

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
+from bench.eager.v4 import rope
 from sparsekern.ops._kv import RECORDS, Record
 
 
@@ -51,6 +54,38 @@ def kv_write(pool: Tensor, slots: Tensor, values: Tensor, *, format: str, page_s
         return
     data[page, place] = torch.cat([codes, rest], 1)
     footer[page, place, : scales.shape[1]] = scales
+
+
+def norm_rope_kv_write(
+    pool: Tensor,
+    slots: Tensor,
+    values: Tensor,
+    positions: Tensor,
+    norm_weight: Tensor,
+    *,
+    eps: float,
+    theta: float,
+    rotary_dim: int,
+    layout: str,
+    offset: int,
+    yarn: Mapping[str, float],
+    format: str,
+    page_size: int,
+) -> None:
+    """One after the other."""
+    latent, rest = values.split([len(norm_weight), values.shape[1] - len(norm_weight)], 1)
+    x = latent.float()
+    y = x * torch.rsqrt(x.square().mean(-1, keepdim=True) + eps) * norm_weight.float()
+    rotated = rope(
+        torch.cat([y.to(values.dtype), rest], 1),
+        positions,
+        theta=theta,
+        rotary_dim=rotary_dim,
+        layout=layout,
+        offset=offset,
+        yarn=yarn,
+    )
+    kv_write(pool, slots, rotated, format=format, page_size=page_size)
 
 
 def kv_read(pool: Tensor, slots: Tensor, *, format: str, page_size: int) -> Tensor:

@@ -13,62 +13,20 @@
 namespace sk {
 namespace {
 
-// Refuses values that are not rows of the format.
-int64_t width_of(const PoolArg& pool, const char* what, int64_t width) {
-  if (!pool.plain() && width != kv::layout_of(pool.format).dim)
-    fail(what, " has rows of ", width, ", expected ", kv::layout_of(pool.format).dim, " for format '",
-         kFormatNames[static_cast<int>(pool.format)], "'");
-  return width;
-}
-
-int64_t element(const TensorView& t, int64_t at) {
-  return t.dtype == Dtype::i64 ? t.as<const int64_t>()[at] : t.as<const int32_t>()[at];
-}
-
-// An index tensor as contiguous int64, whichever it came in.
-const int64_t* wide_indices(Call& c, int arg) {
-  const TensorView& t = c.arg(arg);
-  const int64_t cols = t.last(), rows = t.rows();
-  if (t.dtype == Dtype::i64 && (t.row_stride() == cols || rows <= 1)) return t.as<const int64_t>();
-  int64_t* copy = c.scratch().take<int64_t>(t.size());
-  for (int64_t r = 0; r < rows; ++r)
-    for (int64_t i = 0; i < cols; ++i) copy[r * cols + i] = element(t, r * t.row_stride() + i);
-  return copy;
-}
-
-// Slots, each below 0 or in the pool.
-const int64_t* slots_of(Call& c, int arg, const PoolArg& pool) {
-  const int64_t* slots = wide_indices(c, arg);
-  const int64_t n = c.arg(arg).size(), limit = pool.pages * pool.page_size;
-  for (int64_t i = 0; i < n; ++i)
-    if (slots[i] >= limit)
-      fail("slots[", i, "] is ", slots[i], ", expected less than ", limit, ": ", pool.pages, " pages of ",
-           pool.page_size);
-  return slots;
-}
-
 void kv_write(Call& c) {
   enum { kPool, kSlots, kValues };
   enum { kFormat, kPageSize, kScaleRounding, kAmaxFloor };
   const PoolArg pool = pool_arg(c, kPool, "pool", kFormat, kPageSize);
   const TensorView& values = c.arg(kValues);
   const int64_t dim = width_of(pool, "values", values.last());
-  const bool given = c.option(kAmaxFloor).present;
-  const bool fp4 = !pool.plain() && kv::layout_of(pool.format).fp4;
-  const float floor = given ? c.real(kAmaxFloor) : fp4 ? 6 * 0x1p-126f : 1e-4f;
-  if (!(floor >= 0 && std::isfinite(floor)))
-    fail("amax_floor is ", c.option(kAmaxFloor).real, ", expected a finite number, 0 or more");
+  const kv::Target target = target_of(c, pool, kScaleRounding, kAmaxFloor);
   const int64_t* slots = slots_of(c, kSlots, pool);
-  c.run(kv_write::kVariants, {.format = pool.format,
-                              .pool = pool.by_slots<uint8_t>(),
+  c.run(kv_write::kVariants, {.target = target,
                               .slots = slots,
                               .values = values.as_rows<const void>(),
                               .dtype = values.dtype,
                               .tokens = values.rows(),
-                              .dim = dim,
-                              .plain_dtype = pool.dtype,
-                              .floor = floor,
-                              .pow2 = c.integer(kScaleRounding) == 0});
+                              .dim = dim});
 }
 
 void kv_read(Call& c) {

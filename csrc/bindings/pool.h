@@ -1,7 +1,9 @@
 // Pools of the paged KV cache, as ops take them.
 #pragma once
+#include <cmath>
+
 #include "bindings/call.h"
-#include "kv/format.h"
+#include "kv/insert.h"
 
 namespace sk {
 
@@ -45,6 +47,50 @@ inline PoolArg pool_arg(const Call& c, int arg, const char* what, int format_opt
   if (t.shape[1] != bytes)
     fail(what, " has pages of ", t.shape[1], " bytes, expected ", bytes, ": ", page_size, " records of '", name, "'");
   return {format, t.as<uint8_t>(), row, 0, t.shape[0], page_size, t.dtype};
+}
+
+// Refuses values that are not rows of the format.
+inline int64_t width_of(const PoolArg& pool, const char* what, int64_t width) {
+  if (!pool.plain() && width != kv::layout_of(pool.format).dim)
+    fail(what, " has rows of ", width, ", expected ", kv::layout_of(pool.format).dim, " for format '",
+         kFormatNames[static_cast<int>(pool.format)], "'");
+  return width;
+}
+
+inline int64_t element(const TensorView& t, int64_t at) {
+  return t.dtype == Dtype::i64 ? t.as<const int64_t>()[at] : t.as<const int32_t>()[at];
+}
+
+// An index tensor as contiguous int64, whichever it came in.
+inline const int64_t* wide_indices(Call& c, int arg) {
+  const TensorView& t = c.arg(arg);
+  const int64_t cols = t.last(), rows = t.rows();
+  if (t.dtype == Dtype::i64 && (t.row_stride() == cols || rows <= 1)) return t.as<const int64_t>();
+  int64_t* copy = c.scratch().take<int64_t>(t.size());
+  for (int64_t r = 0; r < rows; ++r)
+    for (int64_t i = 0; i < cols; ++i) copy[r * cols + i] = element(t, r * t.row_stride() + i);
+  return copy;
+}
+
+// Slots, each below 0 or in the pool.
+inline const int64_t* slots_of(Call& c, int arg, const PoolArg& pool) {
+  const int64_t* slots = wide_indices(c, arg);
+  const int64_t n = c.arg(arg).size(), limit = pool.pages * pool.page_size;
+  for (int64_t i = 0; i < n; ++i)
+    if (slots[i] >= limit)
+      fail("slots[", i, "] is ", slots[i], ", expected less than ", limit, ": ", pool.pages, " pages of ",
+           pool.page_size);
+  return slots;
+}
+
+// Where and how records are written: the options scale_rounding and amax_floor.
+inline kv::Target target_of(Call& c, const PoolArg& pool, int scale_rounding_option, int amax_floor_option) {
+  const bool fp4 = !pool.plain() && kv::layout_of(pool.format).fp4;
+  const bool given = c.option(amax_floor_option).present;
+  const float floor = given ? c.real(amax_floor_option) : fp4 ? 6 * 0x1p-126f : 1e-4f;
+  if (!(floor >= 0 && std::isfinite(floor)))
+    fail("amax_floor is ", c.option(amax_floor_option).real, ", expected a finite number, 0 or more");
+  return {pool.format, pool.by_slots<uint8_t>(), pool.dtype, floor, c.integer(scale_rounding_option) == 0};
 }
 
 }  // namespace sk

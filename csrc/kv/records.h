@@ -1,6 +1,7 @@
 // Records to values and back, in the vocabulary.
 #pragma once
 #include "kv/format.h"
+#include "kv/insert.h"
 #include "simd/isa.h"
 #include "simd/small_floats.h"
 
@@ -78,6 +79,25 @@ SK_INLINE void encode_record(const Layout& f, const bf16* x, Scaling how, const 
     encode_tiles(E4m3{}, f, x, how, r);
   if (f.rest() > 0)
     __builtin_memcpy(r.data + f.rest_at(), x + f.coded, static_cast<__SIZE_TYPE__>(f.rest()) * sizeof(bf16));
+}
+
+SK_INLINE const bf16* as_bf16(const bf16* x, bf16*, int64_t) { return x; }
+SK_INLINE const bf16* as_bf16(const float* x, bf16* row, int64_t n) {
+  convert_row(x, row, n);
+  return row;
+}
+
+// A row of values becomes a record.
+template <class T>
+SK_INLINE void insert(const Target& to, int64_t slot, const T* x, int64_t dim) {
+  if (to.format == Format::bf16) {
+    uint8_t* at = to.pool.data + slot * to.pool.page_stride;
+    with_float_type(to.plain_dtype, [&](auto plain) { convert_row(x, reinterpret_cast<decltype(plain)*>(at), dim); });
+    return;
+  }
+  const Layout& f = layout_of(to.format);
+  bf16 row[kMaxDim];
+  encode_record(f, as_bf16(x, row, f.dim), {to.floor, to.pow2}, record_at(f, to.pool, slot));
 }
 
 }  // namespace sk::kv::SK_ISA

@@ -1,7 +1,6 @@
 #include "core/parallel.h"
 #include "kernels/compress_kv/op.h"
-#include "simd/isa.h"
-#include "simd/loops.h"
+#include "norm/rms.h"
 
 namespace sk::compress_kv::SK_ISA {
 using namespace sk::simd::SK_ISA;
@@ -53,18 +52,6 @@ static void pool(const Args& a, int64_t window, float* top, float* total, float*
   });
 }
 
-// In place; the bits of the op rms_norm.
-template <class K, class W>
-static void normalise(K* x, int64_t dim, float eps, const W* weight) {
-  const float squares = sum_over(dim, [&](F32 total, int64_t i, auto lanes) {
-    const F32 v = load(x + i, lanes);
-    return fma(v, v, total);
-  });
-  const F32 scale = splat(1.0f / __builtin_sqrtf(squares / static_cast<float>(dim) + eps));
-  map_row(x, x, dim,
-          [&](int64_t i, auto lanes) { return mul(mul(load(x + i, lanes), scale), load(weight + i, lanes)); });
-}
-
 template <class K, class G>
 static void keep_row(const Args& a, int64_t r) {
   const int64_t width = a.series * a.dim, row = a.windows * a.ratio + r;
@@ -100,7 +87,7 @@ static void compress(const Args& a) {
       pool<K, G>(a, w, top, total, weighted);
       K* entry = static_cast<K*>(a.entries) + w * a.dim;
       map_row(weighted, entry, a.dim, [&](int64_t i, auto) { return div(load(weighted + i), load(total + i)); });
-      normalise(entry, a.dim, a.eps, static_cast<const W*>(a.weight));
+      norm::SK_ISA::normalise(entry, a.dim, a.eps, static_cast<const W*>(a.weight), entry);
     }
   });
   parallel_rows(a.before + a.tokens - a.windows * a.ratio, row_bytes + 8 * width, [&](int64_t first, int64_t last) {

@@ -1,26 +1,16 @@
 #include "core/parallel.h"
 #include "kernels/engram_gate/op.h"
-#include "simd/isa.h"
-#include "simd/loops.h"
+#include "norm/rms.h"
 
 namespace sk::engram_gate::SK_ISA {
 using namespace sk::simd::SK_ISA;
-
-template <class T>
-static float inverse_rms(const T* x, int64_t dim, float eps) {
-  const float squares = sum_over(dim, [&](F32 total, int64_t i, auto lanes) {
-    const F32 v = load(x + i, lanes);
-    return fma(v, v, total);
-  });
-  return 1.0f / __builtin_sqrtf(squares / static_cast<float>(dim) + eps);
-}
 
 template <class X, class K>
 static F32 gate_of(const X* x, const K* k, const float* w, int64_t dim, float eps) {
   const float product = sum_over(dim, [&](F32 total, int64_t i, auto lanes) {
     return fma(mul(load(x + i, lanes), load(w + i, lanes)), load(k + i, lanes), total);
   });
-  const float d = product * inverse_rms(x, dim, eps) * inverse_rms(k, dim, eps) *
+  const float d = product * norm::SK_ISA::inverse_rms(x, dim, eps) * norm::SK_ISA::inverse_rms(k, dim, eps) *
                   (1.0f / __builtin_sqrtf(static_cast<float>(dim)));
   const float size = __builtin_fabsf(d), least = 1e-6f;
   return sigmoid(splat(__builtin_copysignf(__builtin_sqrtf(least > size ? least : size), d)));  // NaN stays NaN

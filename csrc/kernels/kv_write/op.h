@@ -1,20 +1,16 @@
 // record slots[t] = encode(values[t, :]), or nothing where slots[t] < 0; of equal slots the last one stays
 #pragma once
 #include "core/variant.h"
-#include "kv/format.h"
+#include "kv/insert.h"
 
 namespace sk::kv_write {
 
 struct Args {
-  kv::Format format;
-  kv::Pool<uint8_t> pool;  // bf16: of one row a page
-  const int64_t* slots;    // [tokens], in range or negative
+  kv::Target target;
+  const int64_t* slots;     // [tokens], in range or negative
   Rows<const void> values;  // [tokens, dim] of dtype
   Dtype dtype;              // bf16 or f32: then rounded first
   int64_t tokens, dim;
-  Dtype plain_dtype;  // of the records of format bf16
-  float floor;
-  bool pow2;
 };
 
 SK_CPU_VARIANTS

@@ -1,18 +1,13 @@
 #include "core/parallel.h"
 #include "kernels/rms_norm/op.h"
-#include "simd/isa.h"
-#include "simd/loops.h"
+#include "norm/rms.h"
 
 namespace sk::rms_norm::SK_ISA {
 using namespace sk::simd::SK_ISA;
 
 template <class T, class W, class B>
 static void normalise(const T* x, int64_t dim, float eps, const W* weight, const B* bias, T* y) {
-  const float squares = sum_over(dim, [&](F32 total, int64_t i, auto n) {
-    const F32 v = load(x + i, n);
-    return fma(v, v, total);
-  });
-  const F32 scale = splat(1.0f / __builtin_sqrtf(squares / static_cast<float>(dim) + eps));
+  const F32 scale = splat(norm::SK_ISA::inverse_rms(x, dim, eps));
   map_row(x, y, dim, [&](int64_t i, auto n) {
     F32 v = mul(load(x + i, n), scale);
     if (weight != nullptr) v = mul(v, load(weight + i, n));
