@@ -67,11 +67,11 @@ def reference(
     scale_rounding: ScaleRounding = "pow2",
     amax_floor: float | None = None,
 ) -> None:
-    """In float32, product by product: codes show the last bit. Cosines and sums of squares from float64."""
+    """In float32, product by product: codes show the last bit. Cosines and means of squares from float64."""
     y = values.clone()
     if norm_weight is not None:
         x = values[:, : len(norm_weight)]
-        mean = x.double().square().sum(1, keepdim=True).float() / x.shape[1]
+        mean = x.double().square().mean(1, keepdim=True).float()
         y[:, : x.shape[1]] = (x.float() * (1 / (mean + eps).sqrt()) * norm_weight.float()).to(y.dtype)
     angle = (positions.float()[:, None] * frequencies(theta, rotary_dim, yarn)).double()
     cosine, sine = angle.cos().float(), angle.sin().float()
