@@ -25,6 +25,7 @@ LAYERS = {
     "gemm": {"gemm", "simd", "core"},
     "moe": {"moe", "simd", "core"},
     "rope": {"rope", "simd", "core"},
+    "norm": {"norm", "simd", "core"},
     "hyper": {"hyper", "simd", "core"},
     "quant": {"quant", "simd", "core"},
     "kv": {"kv", "simd", "core"},

@@ -109,18 +109,24 @@ class S3FIFO:
         return second(free) if key is None else key
 
     def _from_small(self, free: Free) -> Key | None:
-        for key in list(self._small):
+        used: list[Key] = []  # on the way there
+        victim = None
+        for key in self._small:  # as far as needed: it may be long
             if self._used[key] > 0:
-                del self._small[key]
-                self._main[key] = None
-                self._used[key] = 0
+                used.append(key)
             elif free(key):
-                self.remove(key)
-                self._ghosts[key] = None
-                if len(self._ghosts) > self._ghost_size:
-                    self._ghosts.popitem(last=False)
-                return key
-        return None
+                victim = key
+                break
+        for key in used:
+            del self._small[key]
+            self._main[key] = None
+            self._used[key] = 0
+        if victim is not None:
+            self.remove(victim)
+            self._ghosts[victim] = None
+            if len(self._ghosts) > self._ghost_size:
+                self._ghosts.popitem(last=False)
+        return victim
 
     def _from_main(self, free: Free) -> Key | None:
         for _ in range(4 * len(self._main)):  # each is passed over three times at most
