@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bench.eager.kv import kv_read
+from .kv import kv_read
 
 
 def sparse_mla_prefill(q: Tensor, kv: Tensor, indices: Tensor, *, scale: float, d_v: int = 512) -> Tensor:

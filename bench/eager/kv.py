@@ -7,8 +7,9 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from bench.eager.v4 import rope
 from sparsekern.ops._kv import RECORDS, Record
+
+from .v4 import rope
 
 
 def _parts(pool: Tensor, r: Record, page_size: int) -> tuple[Tensor, Tensor]:
