@@ -20,7 +20,6 @@ set(CMAKE_CUDA_ARCHITECTURES OFF)  # said in flags: CMake's list does not know e
 
 file(GLOB cuda_sources CONFIGURE_DEPENDS csrc/cuda/*.cu csrc/gemm/*.cu csrc/kernels/*/cuda.cu)
 file(GLOB cuda_bindings CONFIGURE_DEPENDS csrc/bindings/*.cpp csrc/bindings/cuda/*.cpp)
-list(FILTER cuda_bindings EXCLUDE REGEX "bindings/(module|probes)\\.cpp$")
 
 # The folders of kernels/ that have a cuda.cu are the ops that the module offers.
 set(cuda_ops ${cuda_sources})

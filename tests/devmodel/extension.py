@@ -100,9 +100,8 @@ def binding_objects(arch: str, ops: Sequence[str]) -> list[Path]:
     import pybind11
 
     include = [CSRC, pybind11.get_include(), sysconfig.get_path("include"), cuda_home() / "include"]
-    skipped = {"module.cpp", "probes.cpp"}
-    sources = [p for p in sorted(CSRC.glob("bindings/*.cpp")) if p.name not in skipped]
-    sources += [*sorted(CSRC.glob("bindings/cuda/*.cpp")), *sorted(CSRC.glob("core/*.cpp"))]
+    folders = ("bindings", "bindings/cuda", "core")
+    sources = [p for folder in folders for p in sorted(CSRC.glob(f"{folder}/*.cpp"))]
     defines = [
         "-DSK_CUDA",
         f'-DSK_CUDA_KERNELS="{" ".join(sorted({KERNEL_OF.get(op, op) for op in ops}))}"',

@@ -2,10 +2,10 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include "bindings/cpu/kv_store.h"
+#include "bindings/cpu/probes.h"
 #include "bindings/dispatch.h"
-#include "bindings/kv_store.h"
 #include "bindings/plan.h"
-#include "bindings/probes.h"
 #include "core/cpu_features.h"
 #include "core/parallel.h"
 

@@ -1,4 +1,4 @@
-#include "bindings/kv_store.h"
+#include "bindings/cpu/kv_store.h"
 
 #include <pybind11/stl.h>
 

@@ -1,4 +1,4 @@
-#include "bindings/probes.h"
+#include "bindings/cpu/probes.h"
 
 #include "bindings/tensor_caster.h"
 #include "core/cpu_features.h"
