@@ -316,18 +316,22 @@ SK_INLINE I32 dot_bytes(I32 acc, I32 a, I32 b) {
 constexpr int kAccumulators = 6, kTileVectors = 1;  // that fit the registers; vectors of a tile of many rows
 constexpr bool kDotsBf16 = false;               // whether dot() is an instruction
 
-// Eight rows of eight lanes.
+// Eight rows of eight lanes. Unrolled, or the rows would live in memory.
 SK_INLINE void transpose8(__m256i* v) {
   __m256i t[8], u[8];
+#pragma GCC unroll 4
   for (int i = 0; i < 8; i += 2) {
     t[i] = _mm256_unpacklo_epi32(v[i], v[i + 1]);
     t[i + 1] = _mm256_unpackhi_epi32(v[i], v[i + 1]);
   }
+#pragma GCC unroll 2
   for (int i = 0; i < 8; i += 4)
+#pragma GCC unroll 2
     for (int j = 0; j < 2; ++j) {
       u[i + 2 * j] = _mm256_unpacklo_epi64(t[i + j], t[i + j + 2]);
       u[i + 2 * j + 1] = _mm256_unpackhi_epi64(t[i + j], t[i + j + 2]);
     }
+#pragma GCC unroll 4
   for (int i = 0; i < 4; ++i) {
     v[i] = _mm256_permute2x128_si256(u[i], u[i + 4], 0x20);
     v[i + 4] = _mm256_permute2x128_si256(u[i], u[i + 4], 0x31);
@@ -336,17 +340,35 @@ SK_INLINE void transpose8(__m256i* v) {
 // v[i] lane j <-> v[j] lane i
 SK_INLINE void transpose(I32* v) {
   __m256i q[4][8];  // upper left, upper right, lower left, lower right
+#pragma GCC unroll 8
   for (int i = 0; i < 8; ++i) {
     q[0][i] = v[i].lo;
     q[1][i] = v[i].hi;
     q[2][i] = v[i + 8].lo;
     q[3][i] = v[i + 8].hi;
   }
+#pragma GCC unroll 4
   for (auto& quarter : q) transpose8(quarter);
+#pragma GCC unroll 8
   for (int i = 0; i < 8; ++i) {
     v[i] = {q[0][i], q[2][i]};
     v[i + 8] = {q[1][i], q[3][i]};
   }
+}
+// 64 bytes of each of 16 rows, from `at` on: lane i of all of them to `to + i * stride`. By quarters, which fit the
+// registers.
+SK_INLINE void transpose_lines(const uint8_t* const* rows, int64_t at, uint8_t* to, int64_t stride) {
+  for (int half_line = 0; half_line < 2; ++half_line)
+    for (int half = 0; half < 2; ++half) {
+      __m256i v[8];
+#pragma GCC unroll 8
+      for (int i = 0; i < 8; ++i)
+        v[i] = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(rows[8 * half + i] + at + 32 * half_line));
+      transpose8(v);
+#pragma GCC unroll 8
+      for (int i = 0; i < 8; ++i)
+        _mm256_storeu_si256(reinterpret_cast<__m256i*>(to + (8 * half_line + i) * stride + 32 * half), v[i]);
+    }
 }
 // Four bytes a lane, two pairs -> kernel order: in every group of four lanes, all first pairs, then all second ones.
 SK_INLINE I32 shuffle_bytes(I32 x, __m128i order) {

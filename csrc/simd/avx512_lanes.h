@@ -199,6 +199,15 @@ SK_INLINE void transpose(I32* v) {
     v[c + 12].v = _mm512_shuffle_i32x4(b, e, 0xdd);
   }
 }
+// 64 bytes of each of 16 rows, from `at` on: lane i of all of them to `to + i * stride`.
+SK_INLINE void transpose_lines(const uint8_t* const* rows, int64_t at, uint8_t* to, int64_t stride) {
+  I32 block[kLanes];
+#pragma GCC unroll 16
+  for (int i = 0; i < kLanes; ++i) block[i] = load(reinterpret_cast<const int32_t*>(rows[i] + at));
+  transpose(block);
+#pragma GCC unroll 16
+  for (int i = 0; i < kLanes; ++i) store(reinterpret_cast<int32_t*>(to + i * stride), block[i]);
+}
 // Four bytes a lane, two pairs -> kernel order: in every group of four lanes, all first pairs, then all second ones.
 SK_INLINE I32 shuffle_bytes(I32 x, __m128i order) {
   return {_mm512_shuffle_epi8(x.v, _mm512_broadcast_i32x4(order))};

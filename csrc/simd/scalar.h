@@ -300,6 +300,13 @@ SK_INLINE void transpose(I32* v) {
       v[j].v[i] = t;
     }
 }
+// 64 bytes of each of 16 rows, from `at` on: lane i of all of them to `to + i * stride`.
+SK_INLINE void transpose_lines(const uint8_t* const* rows, int64_t at, uint8_t* to, int64_t stride) {
+  I32 block[kLanes];
+  for (int i = 0; i < kLanes; ++i) block[i] = load(reinterpret_cast<const int32_t*>(rows[i] + at));
+  transpose(block);
+  for (int i = 0; i < kLanes; ++i) store(reinterpret_cast<int32_t*>(to + i * stride), block[i]);
+}
 // Four bytes a lane, two pairs -> kernel order: in every group of four lanes, all first pairs, then all second ones.
 SK_INLINE I32 to_kernel_order(I32 x) {
   return lanes<I32>([&](int i) {
