@@ -2,8 +2,6 @@
 
 #include "bindings/tensor_caster.h"
 
-namespace py = pybind11;
-
 namespace sk {
 namespace {
 
@@ -137,7 +135,7 @@ void Call::read_option(int i, PyObject* value) {
       if (!PyUnicode_Check(value)) throw Refused{"option type"};
       o.integer = -1;
       for (size_t c = 0; c < spec.choices.size() && o.integer < 0; ++c)
-        if (value == spec.choices[c].ptr() || PyUnicode_Compare(value, spec.choices[c].ptr()) == 0)
+        if (value == spec.choices[c].get() || PyUnicode_Compare(value, spec.choices[c].get()) == 0)
           o.integer = static_cast<int64_t>(c);
       if (o.integer < 0) throw Refused{"choice"};
       break;
@@ -334,7 +332,7 @@ void Call::make_outputs() {
     }
     if (spec.packed) shape[rank - 1] /= 2;
     if (dtype == Dtype::other) {  // made from an argument or option that is not there
-      results_[i] = py::none();
+      results_[i] = Object::shared(Py_None);
     } else if (given) {
       take_output(i, count > 1 ? PyTuple_GET_ITEM(out_, static_cast<Py_ssize_t>(i)) : out_, dtype, rank, shape);
     } else {
@@ -356,21 +354,20 @@ void Call::take_output(size_t i, PyObject* value, Dtype dtype, int rank, const i
   for (size_t o = 0; o < i; ++o)
     if (outs_[o].present() && overlap(t, outs_[o])) throw Refused{"out overlaps another out"};
   if (requires_grad(value)) throw Refused{"requires grad"};
-  results_[i] = py::reinterpret_borrow<py::object>(value);
+  results_[i] = Object::shared(value);
 }
 
-py::object Call::result() {
-  if (schema_.outs.empty()) return py::none();
-  if (schema_.outs.size() == 1) return results_[0];
-  py::tuple all(schema_.outs.size());
-  for (size_t i = 0; i < schema_.outs.size(); ++i) all[i] = results_[i];
-  if (schema_.result.is_none()) return all;
+Object Call::result() {
+  const auto count = static_cast<Py_ssize_t>(schema_.outs.size());
+  if (count == 0) return Object::shared(Py_None);
+  if (count == 1) return results_[0];
+  const Object all = Object::owned(PyTuple_New(count));
+  for (Py_ssize_t i = 0; i < count; ++i) PyTuple_SET_ITEM(all.get(), i, Py_NewRef(results_[i].get()));
+  if (schema_.result.get() == Py_None) return all;
   // A NamedTuple is a tuple: made without its slow Python-level constructor.
-  const py::tuple arguments = py::make_tuple(all);
-  PyObject* named =
-      PyTuple_Type.tp_new(reinterpret_cast<PyTypeObject*>(schema_.result.ptr()), arguments.ptr(), nullptr);
-  if (named == nullptr) throw py::error_already_set();
-  return py::reinterpret_steal<py::object>(named);
+  const Object arguments = Object::owned(PyTuple_Pack(1, all.get()));
+  auto* const type = reinterpret_cast<PyTypeObject*>(schema_.result.get());
+  return Object::owned(PyTuple_Type.tp_new(type, arguments.get(), nullptr));
 }
 
 }  // namespace sk

@@ -4,12 +4,11 @@
 // binds the schema again in Python and raises a message that names the op, the argument, what came and what was
 // expected. Values (ids, ranges of options) are checked by the op's own binding with fail(), before any write.
 #pragma once
-#include <pybind11/pybind11.h>
-
 #include <optional>
 #include <string>
 #include <vector>
 
+#include "bindings/object.h"
 #include "bindings/schema.h"
 #include "core/arena.h"
 #include "core/cpu_features.h"
@@ -81,7 +80,7 @@ class Call {
   void run(const Variant<Args> (&rows)[N], const Args& args) {
     const Variant<Args>& row = pick(rows);
     implementation_ = row.name;
-    const pybind11::gil_scoped_release unlocked;
+    const Unlocked unlocked;
     const PlainFloats plain;
     row.run(args);
   }
@@ -103,7 +102,7 @@ class Call {
   const float* scales_on_device(int i);  // of e8m0, as contiguous floats
 #endif
   const char* implementation() const { return implementation_; }
-  pybind11::object result();
+  Object result();
 
  private:
   void read_tensor_arg(int i, PyObject* value);
@@ -129,8 +128,8 @@ class Call {
   const TensorView* batch_ = nullptr;  // whose leading dimensions count
   int batch_rank_ = 0;
   PyObject* out_ = nullptr;
-  pybind11::object results_[kMax];
-  std::vector<pybind11::object> kept_;  // until the call ends: torch's allocator then reuses it in stream order
+  Object results_[kMax];
+  std::vector<Object> kept_;  // until the call ends: torch's allocator then reuses it in stream order
   Scratch scratch_;
   const char* implementation_ = "";
 };

@@ -1,6 +1,8 @@
 // From a Python call to an op's binding: what sparsekern._C and sparsekern._cuda share.
 #include "bindings/dispatch.h"
 
+#include <pybind11/pybind11.h>
+
 #include <chrono>
 #include <map>
 #include <memory>
@@ -51,7 +53,7 @@ PyObject* invoke(PyObject* self, PyObject* const* values, Py_ssize_t count) {
     k.binding->run(call);
     if (hooks.trace)
       hooks.trace(k.schema.name, call.implementation(), std::chrono::duration<double>(Clock::now() - start).count());
-    return call.result().release().ptr();
+    return call.result().release();
   } catch (const Refused& r) {
     if (r.reason == kElsewhere && k.elsewhere)
       return PyObject_Vectorcall(k.elsewhere.ptr(), values, static_cast<size_t>(count), nullptr);
@@ -60,6 +62,7 @@ PyObject* invoke(PyObject* self, PyObject* const* values, Py_ssize_t count) {
     PyErr_SetString(hooks.shape_error.ptr(), (k.schema.name + ": " + e.message).c_str());
   } catch (py::error_already_set& e) {
     e.restore();
+  } catch (const PythonError&) {
   } catch (const std::bad_alloc&) {
     PyErr_Format(PyExc_MemoryError, "%s: no memory for scratch", k.schema.name.c_str());
   } catch (const std::exception& e) {
@@ -83,7 +86,7 @@ void check_names(const Schema& schema, const Binding& binding) {
 }  // namespace
 
 py::object define(const py::tuple& record) {
-  auto kernel = std::make_unique<Kernel>(Kernel{Schema(record), nullptr, {}, {}});
+  auto kernel = std::make_unique<Kernel>(Kernel{Schema(record.ptr()), nullptr, {}, {}});
   for (const auto& [first, count] : families())
     for (const Binding* b = first; b != first + count; ++b)
       if (kernel->binding == nullptr && kernel->schema.name == b->name) kernel->binding = b;
@@ -102,7 +105,7 @@ void define_common(py::module_& m, const char* default_device) {
       "setup",
       [](const py::object& torch, const py::tuple& dtypes, py::object explain, py::object shape_error,
          const std::string& device) {
-        setup_tensors(torch, dtypes, device.c_str());
+        setup_tensors(torch.ptr(), dtypes.ptr(), device.c_str());
         hooks.explain = explain.release();
         hooks.shape_error = shape_error.release();
       },

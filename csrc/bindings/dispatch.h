@@ -1,6 +1,8 @@
 // From a Python call to an op's binding: what sparsekern._C and sparsekern._cuda share.
 #pragma once
-#include <pybind11/pybind11.h>
+namespace pybind11 {
+class module_;
+}
 
 namespace sk {
 

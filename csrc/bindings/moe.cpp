@@ -14,8 +14,6 @@
 namespace sk {
 namespace {
 
-namespace py = pybind11;
-
 // The experts of each token as the table has them: [tokens, k] of scratch. The table is large: only its rows in use
 // are looked at.
 const int32_t* look_up(Call& c, int token_ids_arg, int table_arg, int64_t experts) {
@@ -104,7 +102,7 @@ Counted count_rows(Call& c, const moe::Slots& slots, int alignment_option, int n
   int32_t* counts = c.scratch().take<int32_t>(slots.blocks() * slots.experts);
   int64_t rows = 0;
   {
-    const py::gil_scoped_release unlocked;
+    const Unlocked unlocked;
     moe::count_slots(slots, counts);
     for (int64_t e = 0; e < slots.experts; ++e) rows += moe::rows_of(slots, counts, e, alignment);
   }
@@ -205,7 +203,7 @@ void router_gather(Call& c) {
   c.make_outputs();
   const moe::Permutation p = permutation(c, kPermutation, counted.rows);
   {
-    const py::gil_scoped_release unlocked;
+    const Unlocked unlocked;
     const auto bytes = static_cast<size_t>(tokens * k * size_of(Dtype::f32));
     std::memcpy(c.out(kWeights).data, weights, bytes);
     std::memcpy(c.out(kIds).data, ids, bytes);

@@ -1,9 +1,11 @@
 // How calls of a kind are cut: chosen in Python (sparsekern/plan.py) when the kind is met first, then kept here, so
 // that a call pays for a look into a table.
 #pragma once
-#include <pybind11/pybind11.h>
-
 #include "gemm/gemm.h"
+
+namespace pybind11 {
+class module_;
+}
 
 namespace sk {
 

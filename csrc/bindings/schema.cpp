@@ -1,5 +1,6 @@
 #include "bindings/schema.h"
 
+#include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
 namespace py = pybind11;
@@ -32,7 +33,9 @@ OptionKind kind_of(const std::string& name) {
 }  // namespace
 
 // The fields are those of Op.compiled() in sparsekern/schema.py, in its order.
-Schema::Schema(const py::tuple& record) : name(record[0].cast<std::string>()) {
+Schema::Schema(PyObject* fields) {
+  const auto record = py::reinterpret_borrow<py::tuple>(fields);
+  name = record[0].cast<std::string>();
   symbol_names = record[1].cast<std::vector<std::string>>();
   for (const py::handle h : record[2]) {
     const auto a = h.cast<py::tuple>();
@@ -58,7 +61,7 @@ Schema::Schema(const py::tuple& record) : name(record[0].cast<std::string>()) {
     for (const py::handle c : o[3]) {
       PyObject* s = py::cast<py::str>(c).release().ptr();
       PyUnicode_InternInPlace(&s);
-      spec.choices.push_back(py::reinterpret_steal<py::str>(s));
+      spec.choices.push_back(Object::owned(s));
     }
     options.push_back(std::move(spec));
   }
@@ -70,7 +73,7 @@ Schema::Schema(const py::tuple& record) : name(record[0].cast<std::string>()) {
                     .packed = o[3].cast<bool>(),
                     .shape = read_shape(o[4])});
   }
-  result = record[5];
+  result = Object::shared(record[5].cast<py::object>().ptr());
 }
 
 }  // namespace sk

@@ -1,10 +1,9 @@
 // The catalogue's records as C++ reads them: handed over by sparsekern/schema.py, once per op, at import.
 #pragma once
-#include <pybind11/pybind11.h>
-
 #include <string>
 #include <vector>
 
+#include "bindings/object.h"
 #include "core/tensor_view.h"
 
 namespace sk {
@@ -34,10 +33,10 @@ struct OptionSpec {
   std::string name;
   OptionKind kind;
   bool nullable;
-  std::vector<pybind11::str> choices;  // interned
-  std::vector<int> choice_dtypes;      // the dtype a choice names, or -1
-  std::vector<int> symbols;            // of the sizes it sets
-  bool shown;                          // an argument of the public function; its sizes are at least 1
+  std::vector<Object> choices;     // interned strings
+  std::vector<int> choice_dtypes;  // the dtype a choice names, or -1
+  std::vector<int> symbols;        // of the sizes it sets
+  bool shown;                      // an argument of the public function; its sizes are at least 1
 };
 
 struct OutSpec {
@@ -55,9 +54,9 @@ struct Schema {
   std::vector<ArgSpec> args;
   std::vector<OptionSpec> options;
   std::vector<OutSpec> outs;
-  pybind11::object result;  // a NamedTuple class, or None
+  Object result;  // a NamedTuple class, or None
 
-  explicit Schema(const pybind11::tuple& record);
+  explicit Schema(PyObject* fields);  // a tuple
   int symbols() const { return static_cast<int>(symbol_names.size()); }
 };
 

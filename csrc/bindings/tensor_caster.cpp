@@ -1,5 +1,6 @@
 #include "bindings/tensor_caster.h"
 
+#include <pybind11/pybind11.h>
 #include <sys/mman.h>
 
 #include <cstdint>
@@ -116,7 +117,8 @@ void raise_from_dlpack(void*, const char* kind, const char* message) {
 
 }  // namespace
 
-void setup_tensors(const py::object& torch, const py::tuple& dtypes, const char* device) {
+void setup_tensors(PyObject* module, PyObject* dtypes, const char* device) {
+  const auto torch = py::reinterpret_borrow<py::object>(module);
   torch_.device_name = device;
   torch_.device_type = torch_.device_name == "cpu" ? kCpu : kCuda;
   torch_.module = py::object(torch).release();
@@ -125,7 +127,8 @@ void setup_tensors(const py::object& torch, const py::tuple& dtypes, const char*
   torch_.empty = py::object(torch.attr("empty")).release();
   torch_.grad_enabled = py::object(torch.attr("is_grad_enabled")).release();
   torch_.requires_grad = PyUnicode_InternFromString("requires_grad");
-  for (const py::handle d : dtypes) torch_.dtypes.push_back(py::reinterpret_borrow<py::object>(d).release());
+  for (const py::handle d : py::reinterpret_borrow<py::tuple>(dtypes))
+    torch_.dtypes.push_back(py::reinterpret_borrow<py::object>(d).release());
   const py::handle tensor(reinterpret_cast<PyObject*>(torch_.tensor));
   if (py::hasattr(tensor, "__dlpack_c_exchange_api__")) {
     const py::object capsule = tensor.attr("__dlpack_c_exchange_api__");
@@ -164,7 +167,7 @@ void* current_stream(int device) {
   if (torch_.device_type == kCpu) return nullptr;
   void* stream = nullptr;
   if (torch_.api != nullptr && torch_.api->current_work_stream != nullptr) {
-    if (torch_.api->current_work_stream(torch_.device_type, device, &stream) != 0) throw py::error_already_set();
+    if (torch_.api->current_work_stream(torch_.device_type, device, &stream) != 0) throw PythonError{};
     return stream;
   }
   const py::object current = torch_.module.attr("cuda").attr("current_stream")(device);
@@ -183,8 +186,8 @@ static void prefer_huge_pages(const TensorView& t) {
 #endif
 }
 
-py::object new_tensor(Dtype dtype, int rank, const int64_t* shape, int device, TensorView* view) {
-  py::object made;
+Object new_tensor(Dtype dtype, int rank, const int64_t* shape, int device, TensorView* view) {
+  Object made;
   if (torch_.api != nullptr) {
     int64_t sizes[TensorView::kMaxRank];
     for (int i = 0; i < rank; ++i) sizes[i] = shape[i];
@@ -194,16 +197,18 @@ py::object new_tensor(Dtype dtype, int rank, const int64_t* shape, int device, T
     void* object = nullptr;
     if (torch_.api->managed_tensor_allocator(&prototype, &managed, nullptr, raise_from_dlpack) != 0 ||
         torch_.api->managed_tensor_to_py_object_no_sync(managed, &object) != 0)
-      throw py::error_already_set();
-    made = py::reinterpret_steal<py::object>(static_cast<PyObject*>(object));
+      throw PythonError{};
+    made = Object::owned(static_cast<PyObject*>(object));
   } else {
     py::tuple sizes(rank);
     for (int i = 0; i < rank; ++i) sizes[i] = shape[i];
     const std::string where = torch_.device_name + (torch_.device_type == kCpu ? "" : ":" + std::to_string(device));
-    made =
-        torch_.empty(sizes, py::arg("dtype") = torch_.dtypes[static_cast<size_t>(dtype)], py::arg("device") = where);
+    made = Object::owned(
+        torch_.empty(sizes, py::arg("dtype") = torch_.dtypes[static_cast<size_t>(dtype)], py::arg("device") = where)
+            .release()
+            .ptr());
   }
-  read_tensor(made.ptr(), view);
+  read_tensor(made.get(), view);
   if (torch_.device_type == kCpu) prefer_huge_pages(*view);
   return made;
 }
