@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import math
-import statistics
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -15,12 +14,13 @@ from sparsekern.cli import load
 from sparsekern.config import config
 from sparsekern.device import cpu
 
-from . import modelled
+from . import modelled, worth
 from .search import search
 from .task import Task
 from .tune import FAILED, REFUSED, Effort, Outcome, tune_safely
 from .worker import make
 
+ATTEMPTS = 3  # at a size on a machine that others use
 command, models, suites = (load(f"sparsekern._bench.{part}") for part in ("command", "models", "suites"))
 
 
@@ -38,10 +38,20 @@ def run(args: argparse.Namespace) -> int:
         tasks = _unrecorded(args, tasks, folder)
     print(f"{cpu().name}, {args.threads or config.threads} threads, {args.isa or config.isa}; ", end="")
     print(f"{len(tasks)} sizes, records go to {folder}")
-    progress, done = command.Progress(len(tasks), args.budget), []
-    for i, task in enumerate(tasks):
-        if progress.late(i):
-            print(f"{len(tasks) - i} sizes left out: {args.budget:.0f} seconds are over")
+    done = _tune_all(args, tasks, folder)
+    plan.reload()
+    print(_summary(done))
+    statuses = {o.status for o in done}
+    return 1 if FAILED in statuses else 3 if statuses == {REFUSED} else 0
+
+
+def _tune_all(args: argparse.Namespace, tasks: Sequence[Task], folder: Path) -> list[Outcome]:
+    """The last outcome of every size; what was refused is tried again at the end, if a budget leaves time."""
+    progress, turns, last = command.Progress(len(tasks), args.budget), list(tasks), dict[str, Outcome]()
+    for i, task in enumerate(turns):  # which grows
+        passed = time.monotonic() - progress.start
+        left = math.inf if args.budget is None else args.budget - passed
+        if left <= passed / max(i, 1):  # what a size takes
             break
         share = progress.share(i) if args.budget and not args.resume else math.inf
         effort = Effort(
@@ -50,18 +60,19 @@ def run(args: argparse.Namespace) -> int:
             round_seconds=args.seconds,
             patience=min(args.patience, 0.3 * share),
             force=args.force,
-            deadline=time.monotonic() + 1.5 * share,
+            deadline=time.monotonic() + min(1.5 * share, left),
         )
-        outcome = tune_safely(task, effort, folder, progress.of(i, task))
+        outcome = last[task.name] = tune_safely(task, effort, folder, progress.of(i, task))
         progress.clear()
         print(_line(outcome), flush=True)
         if outcome.record is not None:
             records.write(folder, [outcome.record])
-        done.append(outcome)
-    plan.reload()
-    print(_summary(done))
-    statuses = {o.status for o in done}
-    return 1 if FAILED in statuses else 3 if statuses == {REFUSED} else 0
+        if outcome.status == REFUSED and args.budget and turns.count(task) < ATTEMPTS:
+            turns.append(task)
+            progress.count += 1
+    if len(last) < len(tasks):
+        print(f"{len(tasks) - len(last)} sizes left out: {args.budget:.0f} seconds are over")
+    return list(last.values())
 
 
 def _model(args: argparse.Namespace, tasks: Sequence[Task], folder: Path) -> int:
@@ -144,23 +155,17 @@ def _line(outcome: Outcome) -> str:
     how = f"noise {100 * r.spread:.0f} %, {len(outcome.tried)} tried{tail}"
     if r.source == "default":
         return f"{text}nothing beats the default ({how})"
-    than = f"{r.gain:.2f} x as fast as the default, {outcome.over_model:.2f} x as the model's choice"
-    return f"{text}{model.describe(r.config)}: {than} ({how})"
+    return f"{text}{model.describe(r.config)}: {r.gain:.2f} x as fast as the default ({how})"
 
 
 def _summary(done: Sequence[Outcome]) -> str:
-    found = [o for o in done if o.record is not None]
     counts = Counter(o.status for o in done)
-    text = ", ".join(f"{count} {status}" for status, count in counts.items()) or "nothing to do"
-    if not found:
-        return text
-    default = _mean([o.record.gain for o in found if o.record is not None])
-    modelled, near = _mean([o.over_model for o in found]), sum(o.of_best <= 1.1 for o in found)
-    return (
-        f"{text}\ngeometric means: {default:.3f} x as fast as the default, {modelled:.3f} x as the model's "
-        f"choice, which is within 10 % of the fastest in {near} of {len(found)} sizes"
-    )
-
-
-def _mean(ratios: Sequence[float]) -> float:
-    return math.exp(statistics.fmean(math.log(max(r, 1e-3)) for r in ratios))
+    lines = [", ".join(f"{count} {status}" for status, count in counts.items()) or "nothing to do"]
+    found = [o.record for o in done if o.record is not None]
+    if found:
+        lines.append(worth.text(worth.summary(found)))
+    if counts[REFUSED]:
+        lines.append(
+            "refused: others use this machine; --resume takes up what is missing, --force records it anyway"
+        )
+    return "\n".join(lines)

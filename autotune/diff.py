@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -40,12 +41,13 @@ def _at(r: Record) -> tuple[str, str, Key]:
 
 
 def _as_good(r: Record, other: Record) -> bool:
-    """Whether one tune finds the other's choice no worse than its own, but for the noise."""
+    """Whether one tune finds the other's choice as good as its own but for a win's margin and noise."""
     there = next((t for t in r.tried if t.get("config") == dict(other.config)), None)
     median, p10, p90 = (_number(there, name) for name in ("median", "p10", "p90"))
     if median is None or p10 is None or p90 is None:
         return False
-    return median <= 1 + max(MARGIN, r.spread, (p90 - p10) / 2)
+    half, rounds = (p90 - p10) / 2, float(_number(there, "rounds") or 1)
+    return median <= 1 + max(MARGIN + 2 * half / math.sqrt(rounds), r.spread, half)
 
 
 def _number(tried: Mapping[str, Any] | None, name: str) -> float | None:

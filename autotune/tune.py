@@ -14,7 +14,7 @@ from typing import Any
 from sparsekern import model, records
 from sparsekern.cli import load
 from sparsekern.device import cpu
-from sparsekern.model import Problem
+from sparsekern.model import DEFAULT, Problem
 from sparsekern.records import Record
 
 from .child import Child, Trouble
@@ -23,9 +23,10 @@ from .task import Task
 
 machine, timing = load("sparsekern._bench.machine"), load("sparsekern._bench.timing")
 
-MARGIN = 0.03  # by which a choice must beat the incumbent
+MARGIN = 0.03  # by which a choice must beat the default, and what an incumbent may be behind the best
 TIE = 0.02  # within which two winners are the same, and the simpler one is taken
-NOISY = 0.10  # of the incumbent beside itself: such measurements are not recorded
+NOISY = 0.10  # of the default beside itself: such measurements are not recorded
+SHORTEST = 0.1  # seconds of a round about which the system's clock of processors can say something
 TIMED, WRONG, WORSE = "timed", "wrong", "worse"
 WON, KEPT, REFUSED, FAILED = "won", "kept", "refused", "failed"
 
@@ -54,7 +55,7 @@ class Tried:
     detail: str = ""
     predicted: float = 0.0  # seconds
     calls: int = 1
-    ratios: list[float] = field(default_factory=list)  # to the incumbent, round by round
+    ratios: list[float] = field(default_factory=list)  # to the default, round by round
     seconds: list[float] = field(default_factory=list)
 
     @property
@@ -69,7 +70,7 @@ class Tried:
         return float((s.p90 - s.p10) / 2 / len(self.ratios) ** 0.5)
 
     def as_json(self, of: float) -> dict[str, Any]:
-        """For a record: ratios to the choice, whose ratio to the incumbent is `of`."""
+        """For a record: ratios to the choice, whose ratio to the default is `of`."""
         found: dict[str, Any] = {"config": self.config, "status": self.status}
         if self.detail:
             found["detail"] = self.detail[:120]
@@ -93,8 +94,6 @@ class Outcome:
     record: Record | None = None
     tried: tuple[Tried, ...] = ()
     dropped: Mapping[str, str] = field(default_factory=dict)
-    over_model: float = 1.0  # times as fast as what the model would have chosen
-    of_best: float = 1.0  # times as long as the fastest that the model's choice takes
 
 
 def tune(
@@ -103,7 +102,11 @@ def tune(
     folder: Path | None = None,
     progress: Callable[[str, float], None] = lambda _, __: None,
 ) -> Outcome:
-    """Find the best configuration; the incumbent is the folder's record, else what would run anyway."""
+    """Find the best configuration; the incumbent is the folder's record, else what would run anyway.
+
+    Everything is compared with the default, which runs twice in each round: how much it differs from itself
+    is the noise. Rounds in which others used the machine do not count.
+    """
     progress("waiting for an idle machine", 0.0)
     busy, _ = timing.wait_until_idle(effort.patience)
     if busy > timing.BUSY and not effort.force:
@@ -119,41 +122,37 @@ def tune(
         problem = Problem(**ready["problem"])
         untuned = dict(model.choose(problem).config)
         incumbent = _recorded(problem, folder) or untuned
-        found = search(problem, [incumbent, untuned], effort.candidates)
+        found = search(problem, [DEFAULT.config, incumbent, untuned], effort.candidates)
         tried = [Tried(config, predicted=_predict(problem, config)) for config in found.configs]
         _try_all(child, tried, ready["digest"], effort, progress)
-        tried.sort(key=lambda t: t.status != TIMED)  # in trouble, an incumbent is none
         if tried[0].status != TIMED:
-            return Outcome(
-                task, FAILED, f"every one is {tried[0].status}: {tried[0].detail}", tried=tuple(tried)
-            )
-        apart = _time_all(child, tried, effort, progress)
-    if len(apart) < 3:
-        return Outcome(
-            task, REFUSED, "there was no time to measure", tried=tuple(tried), dropped=found.dropped
-        )
-    spread = timing.Spread.of(apart)
-    noise = max(abs(spread.median - 1), (spread.p90 - spread.p10) / 2)
-    if noise > NOISY and not effort.force:
+            return Outcome(task, FAILED, f"the default {tried[0].status}: {tried[0].detail}")
+        rounds = _time_all(child, tried, effort, progress)
+    apart = [r.apart for r in rounds if r.counts]
+    reason = ""
+    if len(apart) < effort.least_rounds and len(apart) < len(rounds):
+        reason = f"others used it in {len(rounds) - len(apart)} of {len(rounds)} rounds"
+    elif len(apart) < 3:
+        reason = "there was no time to measure"
+    elif (noise := _noise(apart)) > NOISY and not effort.force:
         reason = f"the same call beside itself differs by {100 * noise:.0f} %"
+    if reason:
         return Outcome(task, REFUSED, reason, tried=tuple(tried), dropped=found.dropped)
-    best = _decide(tried)
-    fastest = min(t.median for t in tried if t.status in (TIMED, WORSE) and t.ratios)
-    modelled = _timed(tried, untuned).median
+    best = _decide(tried, incumbent)
+    busy = max(r.others for r in rounds if r.counts)
     return Outcome(
         task,
         KEPT if best is tried[0] else WON,
-        record=_record(task, problem, best, tried, noise, busy),
+        record=_record(task, problem, best, tried, _noise(apart), busy),
         tried=tuple(tried),
         dropped=found.dropped,
-        over_model=modelled / best.median,
-        of_best=modelled / min(fastest, best.median),
     )
 
 
-def _timed(tried: list[Tried], config: Mapping[str, int]) -> Tried:
-    """That configuration, or the incumbent where it was in trouble."""
-    return next((t for t in tried if t.config == config and t.ratios), tried[0])
+def _noise(apart: list[float]) -> float:
+    """How much one call differs from itself, by its ratios to itself."""
+    s = timing.Spread.of(apart)
+    return float(max(abs(s.median - 1), (s.p90 - s.p10) / 2))
 
 
 def _recorded(problem: Problem, folder: Path | None) -> Config | None:
@@ -186,33 +185,55 @@ def _try_all(child: Child, tried: list[Tried], digest: str, effort: Effort, prog
             slowest = max(slowest, 50 * answer["seconds"])
 
 
-def _time_all(child: Child, tried: list[Tried], effort: Effort, progress: Any) -> list[float]:
-    """Rounds through the incumbent, itself again and the others, until the winner is clear.
+@dataclass(frozen=True)
+class Round:
+    """One turn through all that are timed."""
 
-    Returns how many times as long as itself the incumbent took, round by round.
+    seconds: list[float]  # of a call of each
+    others: float  # the part of the machine that others used meanwhile
+    counts: bool = True
+
+    @property
+    def apart(self) -> float:
+        """How many times as long as itself the default took."""
+        return self.seconds[1] / self.seconds[0]
+
+
+def _time_all(child: Child, tried: list[Tried], effort: Effort, progress: Any) -> list[Round]:
+    """Rounds through the default, itself again and the others, until the winner is clear.
+
+    Those in which others used the machine are made again, as long as there is patience.
     """
-    apart: list[float] = []
-    first = tried[0]
-    for r in range(effort.rounds):
+    rounds: list[Round] = []
+    first, patience = tried[0], effort.patience
+    while (counted := sum(r.counts for r in rounds)) < effort.rounds:
         alive = [t for t in tried[1:] if t.status == TIMED]
-        if (not alive and r >= effort.least_rounds) or time.monotonic() > effort.deadline:
+        if (not alive and counted >= effort.least_rounds) or time.monotonic() > effort.deadline:
             break
-        progress(f"round {r + 1}, {len(alive)} left", 0.3 + 0.7 * r / effort.rounds)
-        seconds = _round(child, [first, first, *alive], r, effort)
-        if seconds is None:
+        progress(f"round {counted + 1}, {len(alive)} left", 0.3 + 0.7 * counted / effort.rounds)
+        start = time.monotonic()
+        done = _round(child, [first, first, *alive], len(rounds), effort)
+        if done is None:
             continue
-        base = (seconds[0] + seconds[1]) / 2
-        apart.append(seconds[1] / seconds[0])
-        for t, s in zip([first, *alive], [base, *seconds[2:]], strict=True):
+        rounds.append(done)
+        if not done.counts:
+            timing.wait_until_idle(patience)
+            patience -= time.monotonic() - start
+            if patience <= 0:
+                break
+            continue
+        base = (done.seconds[0] + done.seconds[1]) / 2
+        for t, s in zip([first, *alive], [base, *done.seconds[2:]], strict=True):
             t.seconds.append(s)
             t.ratios.append(s / base)
-        if len(apart) >= effort.least_rounds and _clear(tried):
+        apart = [r.apart for r in rounds if r.counts]
+        if len(apart) >= effort.least_rounds and _clear(tried) and _noise(apart) < NOISY / 2:
             break
-    return apart
+    return rounds
 
 
-def _round(child: Child, lot: list[Tried], r: int, effort: Effort) -> list[float] | None:
-    """Seconds of a call of each, in a rotating order; None if one of them was in trouble, which is noted."""
+def _round(child: Child, lot: list[Tried], r: int, effort: Effort) -> Round | None:
+    """A call of each, in a rotating order; None if one of them was in trouble, which is noted."""
     turn = [(i + r) % len(lot) for i in range(len(lot))]
     question = {
         "do": "time",
@@ -221,19 +242,23 @@ def _round(child: Child, lot: list[Tried], r: int, effort: Effort) -> list[float
         "first": r,
     }
     longest = max(effort.try_seconds, 100 * effort.round_seconds)
+    before, start = timing.cpu_times(), time.monotonic()
     try:
-        answer = child.ask(question, longest)["seconds"]
+        answer = child.ask(question, longest)
     except Trouble as trouble:
         culprit = lot[turn[trouble.at]] if trouble.at is not None else lot[0]
         culprit.status, culprit.detail = trouble.kind, f"{trouble}, in round {r + 1}"
         if culprit is lot[0]:
             raise
         return None
-    return [answer[turn.index(i)] for i in range(len(lot))]
+    seconds = [answer["seconds"][turn.index(i)] for i in range(len(lot))]
+    took = time.monotonic() - start
+    others = timing.others(before, timing.cpu_times(), answer["spent"]) if took > SHORTEST else 0.0
+    return Round(seconds, round(others, 3), effort.force or others <= timing.BUSY)
 
 
 def _clear(tried: list[Tried]) -> bool:
-    """Put aside what cannot win any more; whether nothing is left to find out."""
+    """Put aside what cannot be chosen any more; whether nothing is left to find out."""
     for t in tried[1:]:
         if t.status == TIMED and t.median - 2 * t.error > 1 - MARGIN:
             t.status = WORSE
@@ -243,18 +268,24 @@ def _clear(tried: list[Tried]) -> bool:
     best = min(alive, key=lambda t: t.median)
     beaten = best.median + 2 * best.error
     for t in alive:
-        if t is not best and t.median - 2 * t.error > beaten:
+        if t is not best and t.median - 2 * t.error > beaten * (1 + MARGIN):
             t.status = WORSE
     rivals = [t for t in alive if t is not best and t.status == TIMED]
     return beaten < 1 - MARGIN and all(t.median < best.median * (1 + TIE) for t in rivals)
 
 
-def _decide(tried: list[Tried]) -> Tried:
-    """The simplest of those that beat the incumbent beyond the margin and are as good as the best."""
+def _decide(tried: list[Tried], incumbent: Config) -> Tried:
+    """The default, unless others beat it beyond the margin and what chance may do.
+
+    Of those the incumbent, if the best one is hardly better; else the simplest that is as good as the best.
+    """
     winners = [t for t in tried[1:] if t.status == TIMED and t.ratios and t.median + t.error < 1 - MARGIN]
     if not winners:
         return tried[0]
     least = min(t.median for t in winners)
+    for t in winners:
+        if t.config == incumbent and t.median <= least * (1 + MARGIN):
+            return t
     good = [t for t in winners if t.median <= least * (1 + TIE)]
     return min(good, key=lambda t: (model.changes(t.config), t.predicted, tuple(t.config.values())))
 
@@ -262,7 +293,6 @@ def _decide(tried: list[Tried]) -> Tried:
 def _record(
     task: Task, problem: Problem, best: Tried, tried: list[Tried], noise: float, busy: float
 ) -> Record:
-    default = dict(model.DEFAULT.config)
     env = {"size": task.name, **machine.circumstances("sparsekern tune", {})}
     gone = ("about", "command", "date", "time")
     return Record(
@@ -270,9 +300,9 @@ def _record(
         device=cpu().name,
         key=problem.key,
         config=best.config,
-        source="default" if best.config == default else "measured",
+        source="default" if best is tried[0] else "measured",
         version=model.VERSION,
-        gain=round(_timed(tried, default).median / best.median, 4),
+        gain=round(tried[0].median / best.median, 4),
         spread=round(noise, 4),
         tried=tuple(t.as_json(best.median) for t in tried),
         env={**{k: v for k, v in env.items() if k not in gone}, "busy": round(busy, 3), "same_bits": True},
@@ -281,8 +311,8 @@ def _record(
 
 
 def tune_safely(task: Task, effort: Effort, folder: Path | None, progress: Any) -> Outcome:
-    """`tune`, with an incumbent that fails in the middle reported like any other failure."""
+    """`tune`, with a default that fails in the middle reported like any other failure."""
     try:
         return tune(task, effort, folder, progress)
     except Trouble as trouble:
-        return Outcome(task, FAILED, f"the incumbent {trouble.kind} while it was timed: {trouble}")
+        return Outcome(task, FAILED, f"the default {trouble.kind} while it was timed: {trouble}")

@@ -2,7 +2,8 @@
 
 {"do": "prepare", "task": ...}              -> problem, digest, complaint of the default's result
 {"do": "try", "config": ...}                -> digest and seconds of a call
-{"do": "time", "configs": ..., "calls": ...} -> {"at": i} before each, then seconds of a call of each
+{"do": "time", "configs": ..., "calls": ...} -> {"at": i} before each, then seconds of a call of each,
+                                                and what processors spent on all of it
 """
 
 from __future__ import annotations
@@ -70,14 +71,14 @@ def _look(workload: Workload, config: Mapping[str, int]) -> dict[str, Any]:
 
 
 def _time(workload: Workload, question: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    seconds = []
+    seconds, spent = [], time.process_time()
     for i, (config, calls) in enumerate(zip(question["configs"], question["calls"], strict=True)):
         yield {"at": i}
         start = time.perf_counter()
         for call in range(question["first"], question["first"] + calls):
             workload.run(config, call)
         seconds.append((time.perf_counter() - start) / calls)
-    yield {"seconds": seconds}
+    yield {"seconds": seconds, "spent": time.process_time() - spent}
 
 
 def _say(answers: Any, answer: dict[str, Any]) -> None:

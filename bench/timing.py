@@ -6,6 +6,7 @@ rounds. Before a round the machine should be idle: others' load is waited out, u
 
 from __future__ import annotations
 
+import os
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -104,18 +105,22 @@ def wait_until_idle(patience: float) -> tuple[float, float]:
 
 def load(seconds: float = 0.05) -> float:
     """The part of all processors' time that is used while this process sleeps; 0 where nobody can say."""
-    before = _cpu_times()
+    before = cpu_times()
     time.sleep(seconds)
-    after = _cpu_times()
+    return others(before, cpu_times(), 0.0)
+
+
+def others(before: tuple[float, float], after: tuple[float, float], own: float) -> float:
+    """The part of all processors' time between two readings that others used, own seconds being ours."""
     total = after[0] - before[0]
-    return (after[1] - before[1]) / total if total else 0.0
+    return max(0.0, after[1] - before[1] - own) / total if total else 0.0
 
 
-def _cpu_times() -> tuple[int, int]:
-    """Ticks of all processors since the start, and those not idle."""
+def cpu_times() -> tuple[float, float]:
+    """Seconds of all processors since the start, and those not idle: in steps of some milliseconds."""
     try:
         with Path("/proc/stat").open() as f:
-            ticks = [int(word) for word in f.readline().split()[1:9]]
+            ticks = [int(word) / os.sysconf("SC_CLK_TCK") for word in f.readline().split()[1:9]]
     except OSError:
-        return 0, 0
+        return 0.0, 0.0
     return sum(ticks), sum(ticks) - ticks[3] - ticks[4]

@@ -81,7 +81,7 @@ class Broken(Plain):
 def _make(kind: type[Plain]) -> object:
     def factory(task: object) -> Plain:
         workload = kind()
-        clock = SimpleNamespace(perf_counter=lambda: workload.now)
+        clock = SimpleNamespace(perf_counter=lambda: workload.now, process_time=lambda: 0.0)
         load("sparsekern._autotune.worker").time = clock  # of this child process
         return workload
 

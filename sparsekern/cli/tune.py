@@ -45,9 +45,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     p = action("import", "add records from files: .jsonl, or JSON named as vLLM names it")
     p.add_argument("sources", nargs="+", type=Path, metavar="FILE")
     p.add_argument("--out", type=Path, help="a folder to add them to (the user's)")
-    p = action("diff", "do two tunes say the same?")
+    p = action(
+        "diff", "do two tunes say the same? of one: what was it worth, and how good is the model alone?"
+    )
     p.add_argument("a", type=Path, help="a folder or a file")
-    p.add_argument("b", type=Path)
+    p.add_argument("b", type=Path, nargs="?", help="another; without it a is compared with the model")
     p.add_argument("--json", action="store_true", help="print one JSON object")
     p = action("verify", "are the records whole, and do this machine's change no bits?")
     p.add_argument(
@@ -231,12 +233,17 @@ def import_records(args: argparse.Namespace) -> int:
 
 
 def diff_records(args: argparse.Namespace) -> int:
-    """Say how two tunes are related; 1 if they differ beyond the noise."""
-    diff = load("sparsekern._autotune.diff")
-    for path in (args.a, args.b):
+    """Say how two tunes are related, 1 if they differ beyond the noise; or what one was worth."""
+    diff, worth = (load(f"sparsekern._autotune.{part}") for part in ("diff", "worth"))
+    for path in filter(None, (args.a, args.b)):
         if not path.exists():
             raise ValueError(f"{path} does not exist")
-    a, b = (records.read_folder(path) for path in (args.a, args.b))
+    a = records.read_folder(args.a)
+    if args.b is None:
+        s = worth.summary(a)
+        print(json.dumps(s) if args.json else worth.text(s))
+        return int(not s["entries"])
+    b = records.read_folder(args.b)
     related = diff.compare(a, b)
     counts = diff.counts(related)
     if args.json:
@@ -246,6 +253,10 @@ def diff_records(args: argparse.Namespace) -> int:
             if relation != diff.AGREE:
                 print(f"{relation:<12}  {r.op} {_size(r.key)}")
         print(", ".join(f"{count} {name.replace('_', ' ')}" for name, count in counts.items()))
+        for name, gains in (("a", worth.crossed(a, b)), ("b", worth.crossed(b, a))):
+            if gains:
+                text = f"{worth.mean(gains):.3f} x as fast as the default, slowest {min(gains):.3f} x"
+                print(f"choices of {name} by the measurements of the other: {text}")
     return int(counts[diff.DIFFER] > 0)
 
 
