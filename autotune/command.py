@@ -166,6 +166,6 @@ def _summary(done: Sequence[Outcome]) -> str:
         lines.append(worth.text(worth.summary(found)))
     if counts[REFUSED]:
         lines.append(
-            "refused: others use this machine; --resume takes up what is missing, --force records it anyway"
+            "refused: the machine is too noisy; --resume takes up what is missing, --force records it anyway"
         )
     return "\n".join(lines)

@@ -47,7 +47,7 @@ def _as_good(r: Record, other: Record) -> bool:
     if median is None or p10 is None or p90 is None:
         return False
     half, rounds = (p90 - p10) / 2, float(_number(there, "rounds") or 1)
-    return median <= 1 + max(MARGIN + 2 * half / math.sqrt(rounds), r.spread, half)
+    return median <= 1 + MARGIN + 3 * max(half, r.spread) / math.sqrt(rounds)
 
 
 def _number(tried: Mapping[str, Any] | None, name: str) -> float | None:

@@ -25,7 +25,7 @@ machine, timing = load("sparsekern._bench.machine"), load("sparsekern._bench.tim
 
 MARGIN = 0.03  # by which a choice must beat the default, and what an incumbent may be behind the best
 TIE = 0.02  # within which two winners are the same, and the simpler one is taken
-NOISY = 0.10  # of the default beside itself: such measurements are not recorded
+NOISY = MARGIN  # where the default cannot be told from itself any better, nothing is recorded
 SHORTEST = 0.1  # seconds of a round about which the system's clock of processors can say something
 TIMED, WRONG, WORSE = "timed", "wrong", "worse"
 WON, KEPT, REFUSED, FAILED = "won", "kept", "refused", "failed"
@@ -36,7 +36,7 @@ class Effort:
     """How much to measure."""
 
     candidates: int = 10
-    rounds: int = 15  # at most
+    rounds: int = 60  # at most
     least_rounds: int = 5
     round_seconds: float = 0.03  # of a configuration in a round
     patience: float = 20.0  # seconds to wait for an idle machine, a task
@@ -66,8 +66,7 @@ class Tried:
     @property
     def error(self) -> float:
         """Of the median."""
-        s = timing.Spread.of(self.ratios)
-        return float((s.p90 - s.p10) / 2 / len(self.ratios) ** 0.5)
+        return _error(self.ratios)
 
     def as_json(self, of: float) -> dict[str, Any]:
         """For a record: ratios to the choice, whose ratio to the default is `of`."""
@@ -134,8 +133,8 @@ def tune(
         reason = f"others used it in {len(rounds) - len(apart)} of {len(rounds)} rounds"
     elif len(apart) < 3:
         reason = "there was no time to measure"
-    elif (noise := _noise(apart)) > NOISY and not effort.force:
-        reason = f"the same call beside itself differs by {100 * noise:.0f} %"
+    elif _doubt(apart) > NOISY and not effort.force:
+        reason = f"the same call beside itself differs by {100 * _noise(apart):.0f} %"
     if reason:
         return Outcome(task, REFUSED, reason, tried=tuple(tried), dropped=found.dropped)
     best = _decide(tried, incumbent)
@@ -150,9 +149,20 @@ def tune(
 
 
 def _noise(apart: list[float]) -> float:
-    """How much one call differs from itself, by its ratios to itself."""
+    """How much one call differs from itself, by its ratios to itself, in a round."""
     s = timing.Spread.of(apart)
     return float(max(abs(s.median - 1), (s.p90 - s.p10) / 2))
+
+
+def _error(ratios: list[float]) -> float:
+    """Of the median of some ratios."""
+    s = timing.Spread.of(ratios)
+    return float((s.p90 - s.p10) / 2 / math.sqrt(len(ratios)))
+
+
+def _doubt(apart: list[float]) -> float:
+    """What remains of the noise after so many rounds."""
+    return max(_error(apart), abs(statistics.median(apart) - 1) - _error(apart))
 
 
 def _recorded(problem: Problem, folder: Path | None) -> Config | None:
@@ -227,7 +237,7 @@ def _time_all(child: Child, tried: list[Tried], effort: Effort, progress: Any) -
             t.seconds.append(s)
             t.ratios.append(s / base)
         apart = [r.apart for r in rounds if r.counts]
-        if len(apart) >= effort.least_rounds and _clear(tried) and _noise(apart) < NOISY / 2:
+        if len(apart) >= effort.least_rounds and _clear(tried) and _doubt(apart) < NOISY / 2:
             break
     return rounds
 

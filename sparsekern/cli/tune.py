@@ -101,7 +101,7 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     how("--budget", type=float, metavar="S", help="seconds for everything")
     how("--resume", action="store_true", help="leave out what the folder has records of; no haste")
     how("--candidates", type=int, default=10, metavar="N", help="to measure beside the default, a size (10)")
-    how("--rounds", type=int, default=15, metavar="N", help="at most (15)")
+    how("--rounds", type=int, default=60, metavar="N", help="at most (60)")
     how("--seconds", type=float, default=0.03, metavar="S", help="of a candidate in a round (0.03)")
     how("--patience", type=float, default=20.0, metavar="S", help="to wait for an idle machine, a size (20)")
     how("--force", action="store_true", help="record on a noisy machine too")
