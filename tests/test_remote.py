@@ -1,18 +1,21 @@
 """The tier on a server: whatever the server does, a miss at worst."""
 
+import contextlib
 import shutil
+import signal
 import socket
 import socketserver
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from sparsekern.kv import PoolSpec, RemoteTier, TieredKVCache
+from sparsekern.kv.remote import connect
 
 KEYS = [i.to_bytes(16, "little") for i in range(10)]
 BLOCK = b"0123456789abcdef"
@@ -55,6 +58,16 @@ def tier(client: Any, **options: Any) -> RemoteTier:
     made = RemoteTier(client, **{"timeout": 0.5, **options})
     made.seals(7, len(BLOCK))
     return made
+
+
+def until(holds: Callable[[], bool], seconds: float = 10.0) -> bool:
+    """Whether that holds within some time."""
+    deadline = time.monotonic() + seconds
+    while not holds():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.01)
+    return True
 
 
 def test_blocks_come_back() -> None:
@@ -279,34 +292,100 @@ def test_nobody_listens() -> None:
         assert cache.stats()["remote"]["failures"] >= 3
 
 
-def test_a_real_server_dies_and_returns(tmp_path: Path) -> None:
+# --- a Redis or Valkey server, if one is installed ----------------------------------------------------------
+
+
+class RealServer:
+    """A server of our own on the loopback, with all that it stores in memory."""
+
+    def __init__(self, program: str, folder: Path) -> None:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        where = ["--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(folder)]
+        self._command = [program, *where, "--save", "", "--appendonly", "no"]
+        self.url = f"redis://127.0.0.1:{self.port}"
+        self.start()
+
+    def start(self) -> None:
+        self.process = subprocess.Popen(self._command, stdout=subprocess.DEVNULL)
+        for _ in range(200):
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port)):
+                return
+            assert self.process.poll() is None, "the server has ended"
+            time.sleep(0.05)
+        self.kill()
+        raise AssertionError("the server does not answer")
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+    def client(self) -> Any:
+        return connect(self.url, 5.0)
+
+
+@pytest.fixture
+def real(tmp_path: Path) -> Iterator[RealServer]:
     pytest.importorskip("redis", reason="the redis package is not installed")
     program = shutil.which("valkey-server") or shutil.which("redis-server")
     if program is None:
         pytest.skip("neither valkey-server nor redis-server is installed")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [program, "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", str(tmp_path)]
-    remote = tier(f"redis://127.0.0.1:{port}", failures=2, pause=0.1)
+    made = RealServer(program, tmp_path)
+    yield made
+    made.kill()
 
-    def start() -> subprocess.Popen[bytes]:
-        made = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-        for _ in range(200):
-            if remote.put(KEYS[0], BLOCK):
-                return made
-            time.sleep(0.05)
-        made.kill()
-        raise AssertionError("the server does not answer")
 
-    running = start()
-    try:
-        assert remote.get(KEYS[0]) == BLOCK and remote.present(KEYS) == 1
-        running.kill()
-        running.wait()
-        assert [remote.get(KEYS[0]) for _ in range(5)] == [None] * 5
-        running = start()
-        assert remote.get(KEYS[0]) == BLOCK
-    finally:
-        running.kill()
-        running.wait()
+def test_a_real_server_dies_and_returns(real: RealServer) -> None:
+    remote = tier(real.url, failures=2, pause=0.1)
+    assert remote.put(KEYS[0], BLOCK) and remote.get(KEYS[0]) == BLOCK and remote.present(KEYS) == 1
+    real.kill()
+    assert [remote.get(KEYS[0]) for _ in range(5)] == [None] * 5
+    real.start()
+    assert until(lambda: remote.put(KEYS[0], BLOCK)) and remote.get(KEYS[0]) == BLOCK
+
+
+def test_a_real_server_that_is_full_or_changed(real: RealServer) -> None:
+    remote, client = tier(real.url, failures=100, prefix="p:"), real.client()
+    assert remote.put(KEYS[0], BLOCK) and remote.put(KEYS[1], BLOCK)
+    (name,) = client.keys(f"p:{KEYS[0].hex()}*")
+    client.setrange(name, client.strlen(name) - 3, b"!")
+    assert remote.get(KEYS[0]) is None and remote.stats()["corrupt"] == 1
+    client.config_set("maxmemory", 1)
+    assert not remote.put(KEYS[2], BLOCK) and remote.stats()["failures"] == 1
+    assert remote.get(KEYS[1]) == BLOCK, "what it has can be read"
+    client.config_set("maxmemory", 0)
+    assert remote.put(KEYS[2], BLOCK) and remote.get(KEYS[2]) == BLOCK
+
+
+def test_a_cache_above_a_real_server(real: RealServer) -> None:
+    """It takes what has no room, and gives it back, to others too; while it hangs or is dead: misses."""
+
+    def remote() -> RemoteTier:
+        return RemoteTier(real.url, timeout=1.0, failures=2, pause=0.05)
+
+    def fill(cache: TieredKVCache) -> None:
+        for i, key in enumerate(KEYS):
+            serve(cache, key)
+            assert until(lambda i=i: real.client().dbsize() >= i - 2), f"{cache.stats()}"
+
+    with cache_of(remote()) as cache:
+        fill(cache)
+        assert [serve(cache, key) for key in KEYS[:5]] == [1] * 5 and cache.stats()["hits"]["remote"] == 5
+        with cache_of(remote()) as other:
+            assert serve(other, KEYS[7]) == 1
+        real.process.send_signal(signal.SIGSTOP)
+        assert sum(serve(cache, key) for key in KEYS * 2) == 0
+        assert [serve(cache, key) for key in KEYS[-2:]] == [1, 1], "the device still has its own"
+        counts = cache.stats()["remote"]
+        assert 2 <= counts["failures"] < counts["skipped"], "it is left alone"
+        real.process.send_signal(signal.SIGCONT)
+        assert until(lambda: any(serve(cache, key) for key in KEYS[:5])), "it is asked again"
+        real.kill()
+        before = cache.stats()["hits"]["remote"]
+        for key in KEYS * 2:
+            serve(cache, key)
+        assert cache.stats()["hits"]["remote"] == before
+        real.start()  # it has forgotten everything
+        assert until(lambda: any(serve(cache, key) and key in KEYS[:5] for key in KEYS)), "it is used again"
+        assert cache.stats()["hits"]["remote"] > before

@@ -278,10 +278,11 @@ class PagedKVCache:
                 pool.drop([part.pages[-1]])
                 part.pages[-1] = copy
             part.pages += pool.take(-(-(part.length + count) // size) - len(part.pages))
-            at = torch.arange(part.length, part.length + count)
-            slots.append(torch.tensor(part.pages, dtype=torch.int64)[at // size] * size + at % size)
+            first = part.length // size  # the page of the first new record
+            of_pages = torch.tensor(part.pages[first:], dtype=torch.int64).mul_(size).unsqueeze(1)
+            slots.append((of_pages + pool.within).view(-1)[part.length - first * size :][:count])
             part.length += count
         if pairs:
             for layer in pool.data:
                 kv_copy_pages(layer, layer, torch.tensor(pairs))
-        return torch.cat(slots) if slots else torch.empty(0, dtype=torch.int64)
+        return slots[0] if len(slots) == 1 else torch.cat([torch.empty(0, dtype=torch.int64), *slots])

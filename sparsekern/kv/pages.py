@@ -63,6 +63,7 @@ class PagePool:
             shape, dtype = (spec.page_size, spec.head_dim), spec.dtype
         self.name, self.spec = name, spec
         self.data: Tensor = torch.zeros(spec.layers, spec.pages, *shape, dtype=dtype)
+        self.within = torch.arange(spec.page_size)  # the records of a page
         self._references = [0] * spec.pages
         self._free = list(range(spec.pages - 1, -1, -1))  # the lowest is taken first
 

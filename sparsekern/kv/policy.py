@@ -35,11 +35,6 @@ class Policy(Protocol):
         """Take out the block that is to leave; None if none is free."""
 
 
-def _oldest(queue: OrderedDict[Key, None], free: Free) -> Key | None:
-    """The first free one."""
-    return next((key for key in queue if free(key)), None)
-
-
 class LRU:
     """The block that has not been used for longest."""
 
@@ -63,10 +58,11 @@ class LRU:
 
     def victim(self, free: Free) -> Key | None:
         """The oldest."""
-        key = _oldest(self._queue, free)
-        if key is not None:
-            del self._queue[key]
-        return key
+        for key in self._queue:
+            if free(key):
+                del self._queue[key]
+                return key
+        return None
 
 
 class S3FIFO:

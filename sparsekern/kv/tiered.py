@@ -161,6 +161,9 @@ class TieredKVCache:
             lengths = [self.paged.length(pool.name, sequence) for pool in self._pools]
             full = min(n // self.block_records[p.name] for n, p in zip(lengths, self._pools, strict=True))
             for i in reversed(range(min(len(keys), full))):  # the first is the youngest: it is needed most
+                if keys[i] in self._device:
+                    self._policies[DEVICE].touch(keys[i])
+                    continue
                 pages = [t[i * n : (i + 1) * n] for t, n in zip(tables, self._counts, strict=True)]
                 if not any(GONE in p for p in pages):
                     self._keep(plan, keys[i], pages)
@@ -286,10 +289,10 @@ class TieredKVCache:
         return block
 
     def _free_pages(self) -> tuple[list[list[int]], int] | None:
-        pairs = list(zip(self._pools, self._counts, strict=True))
-        if any(pool.free < count for pool, count in pairs):
-            return None
-        return [pool.take(count) for pool, count in pairs], -1
+        for pool, count in zip(self._pools, self._counts, strict=True):
+            if pool.free < count:
+                return None
+        return [pool.take(count) for pool, count in zip(self._pools, self._counts, strict=True)], -1
 
     def _evict(self, plan: Plan) -> tuple[list[list[int]], int] | None:
         """Take a block off the device: its pages, and the command that must be done before they are used."""
@@ -307,40 +310,36 @@ class TieredKVCache:
         block = self._device[key]
         if block.pins or not block.arrived:
             return False
-        return all(
-            pool.references(page) == 1
-            for pool, pages in zip(self._pools, block.pages, strict=True)
-            for page in pages
-        )
+        for pool, pages in zip(self._pools, block.pages, strict=True):
+            for page in pages:
+                if pool.references(page) > 1:
+                    return False
+        return True
 
     def _place(self, plan: Plan, key: Key, tier: int, *, written: bool = False) -> None:
         """Find a place in this tier, or in one below, for a block that the store has.
 
-        `written`: it is in the tier already.
+        What has to leave a tier for it goes one further down. `written`: the block is in the tier already.
         """
-        if tier == DISK and not written and self._limits[DISK]:
-            if self._is_behind():
-                self._leave(plan, key)
+        for below in range(tier, REMOTE):
+            limit = self._limits[below]
+            if not limit:
+                continue
+            if below == DISK and not written:
+                if self._is_behind():
+                    break
+                plan.add(SPILL, key)
+            self._below[key] = below
+            policy = self._policies[below]
+            policy.add(key)
+            if len(policy) <= limit:
                 return
-            plan.add(SPILL, key)
-        if not self._limits[tier]:
-            if tier == HOST:
-                self._place(plan, key, DISK)
-            else:
-                self._leave(plan, key)
-            return
-        self._below[key] = tier
-        policy = self._policies[tier]
-        policy.add(key)
-        while len(policy) > self._limits[tier]:
-            victim = policy.victim(lambda _: True)
+            victim = policy.victim(_anyone)
             assert victim is not None
             del self._below[victim]
-            self._evicted[tier] += 1
-            if tier == HOST:
-                self._place(plan, victim, DISK)
-            else:
-                self._leave(plan, victim)
+            self._evicted[below] += 1
+            key, written = victim, False
+        self._leave(plan, key)
 
     def _is_behind(self) -> bool:
         if self._write_behind is None or self._store is None:
@@ -356,9 +355,6 @@ class TieredKVCache:
 
     def _keep(self, plan: Plan, key: Key, pages: list[list[int]]) -> None:
         """A block that a sequence has, with whoever else has its pages."""
-        if key in self._device:
-            self._policies[DEVICE].touch(key)
-            return
         if key in self._below:  # computed again, or loaded by nobody: one copy is enough
             self._forget_below(key)
             plan.add(DROP, key)
@@ -479,6 +475,10 @@ class TieredKVCache:
                     self._expect([block], self._store.submit(plan.commands))
             assert event is not None
             event.set()
+
+
+def _anyone(_: Key) -> bool:
+    return True
 
 
 # What the store counts, by what it means here.
