@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -246,13 +247,13 @@ def _earlier(args: argparse.Namespace, about: dict[str, Any]) -> list[dict[str, 
 
 def _effort(args: argparse.Namespace, progress: Progress, i: int) -> dict[str, Any]:
     """Rounds, their length and the patience for a case; a budget shortens all of them alike."""
-    rounds, seconds, patience = max(1, args.rounds), args.seconds, args.patience
+    rounds, seconds, patience, limit = max(1, args.rounds), args.seconds, args.patience, math.inf
     if args.budget and not args.resume:
         share = progress.share(i)
         rounds = max(min(rounds, 9), 1)
         seconds = min(seconds, 0.5 * share / (rounds * 8))
-        patience = min(patience, 0.2 * share)
-    return {"rounds": rounds, "round_seconds": seconds, "patience": patience}
+        patience, limit = min(patience, 0.2 * share), 0.7 * share
+    return {"rounds": rounds, "round_seconds": seconds, "patience": patience, "limit": limit}
 
 
 def _write_page(args: argparse.Namespace, rows: Sequence[dict[str, Any]]) -> int:

@@ -6,6 +6,7 @@ rounds. Before a round the machine should be idle: others' load is waited out, u
 
 from __future__ import annotations
 
+import math
 import os
 import statistics
 import time
@@ -17,6 +18,7 @@ from typing import Any
 # Runs the work once; the argument counts the calls, to walk through copies of the data.
 Contender = Callable[[int], Any]
 BUSY = 0.2  # of the machine, used by others: more is not idle
+LEAST = 3  # rounds, however long they take
 
 
 @dataclass(frozen=True)
@@ -59,15 +61,22 @@ def measure(
     rounds: int = 15,
     round_seconds: float = 0.1,
     patience: float = 20.0,
+    limit: float = math.inf,
     progress: Callable[[str, float], None] = lambda _, __: None,
 ) -> Timings:
-    """Time every contender in every round, for about `round_seconds` each, once warm; probes run once."""
+    """Time every contender in every round, for about `round_seconds` each, once warm; probes run once.
+
+    After `limit` seconds no round begins, but for the first three.
+    """
+    end = time.perf_counter() + limit
     calls = {name: _calls_for(run, round_seconds) for name, run in contenders.items()}
     everyone = {**contenders, **(probes or {})}
     calls |= dict.fromkeys(probes or (), 1)
     seconds: dict[str, list[float]] = {name: [] for name in everyone}
     order, waited, busiest = list(everyone), 0.0, 0.0
     for r in range(rounds):
+        if r >= LEAST and time.perf_counter() > end:
+            break
         progress(f"round {r + 1} of {rounds}", r / rounds)
         busy, took = wait_until_idle(patience - waited)
         waited, busiest = waited + took, max(busiest, busy)
@@ -82,12 +91,13 @@ def measure(
 
 
 def _calls_for(run: Contender, seconds: float) -> int:
+    once = math.inf
     for i in range(2):
         start = time.perf_counter()
         run(i)
-    once = time.perf_counter() - start
-    if once > seconds:
-        return 1
+        once = min(once, time.perf_counter() - start)
+        if once > (10, 1)[i] * seconds:
+            return 1
     few = max(1, int(0.2 * seconds / max(once, 1e-7)))
     start = time.perf_counter()
     for i in range(few):
