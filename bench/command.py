@@ -17,7 +17,7 @@ import torch
 from sparsekern.catalogue import OPS
 from sparsekern.config import ISAS, config
 
-from . import baselines, compare, flashinfer, page
+from . import baselines, compare, figures, flashinfer, page
 from .case import as_json
 from .case import run as run_case
 from .loads import ROUTINGS
@@ -26,7 +26,7 @@ from .models import FAMILIES, FORMATS, MODELS, At, called
 from .opcase import COLD, WARM
 from .report import read
 from .suites import SUITES, Choice
-from .text import heading, table
+from .text import heading, summary, table
 
 TRACES = "flashinfer-trace"
 RECORD = 600.0  # seconds that the suite of record may take
@@ -38,7 +38,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = "\n".join(
         ["suites:", *(f"  {name:<12}  {suite.__doc__}" for name, suite in SUITES.items()), "", _EXAMPLES]
     )
-    parser.add_argument("suites", nargs="*", metavar="SUITE", help="what to run (ops)")
+    parser.add_argument(
+        "suites", nargs="*", metavar="SUITE", help="what to run (record; ops where something is chosen)"
+    )
     what = parser.add_argument_group("what to measure").add_argument
     what("--op", nargs="+", default=[], choices=list(OPS), metavar="NAME", help="only these ops of the suite")
     what("--model", nargs="+", default=[], metavar="NAME", help=", ".join((*MODELS, *FAMILIES)))
@@ -137,7 +139,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 _EXAMPLES = """\
 examples:
-  sparsekern bench moe --html moe.html                    is it faster than torch here? one page says
+  sparsekern bench --html here.html                       is it faster than torch here? ten minutes, one page
+  sparsekern bench moe --html moe.html                    the same of expert layers alone
   sparsekern bench --op gemm --model V3.2 --tokens 1 16   the dense layers of DeepSeek-V3.2
   sparsekern bench --op fused_moe --shape T=4 H=2880 I=2880 E=32 top_k=4 --weights fp4
   sparsekern bench record --json after.jsonl && sparsekern bench --compare before.jsonl after.jsonl"""
@@ -169,6 +172,8 @@ def run(args: argparse.Namespace) -> int:
         return _write_page(args, rows)
     if args.threads:
         torch.set_num_threads(args.threads)
+    chosen = args.op or args.model or args.tokens or args.shape or args.weights or args.routing
+    args.suites = args.suites or ["ops" if chosen else "record"]
     if args.suites == ["record"] and args.budget is None and not args.resume:
         args.budget = RECORD
     try:
@@ -191,7 +196,7 @@ def _measure(args: argparse.Namespace) -> int:
         At(context=args.context, memory=args.memory * 1e9),
         args.compile,
     )
-    cases = [case for name in args.suites or ["ops"] for case in SUITES[name](choice)]
+    cases = [case for name in args.suites for case in SUITES[name](choice)]
     if args.list:
         print("\n".join(f"{case.suite}: {case.name}" for case in cases))
         return 0
@@ -222,6 +227,9 @@ def _measure(args: argparse.Namespace) -> int:
                     print(json.dumps(row), file=sink, flush=True)
             if traces:
                 traces.add(outcome, about)
+    answer = summary(figures.summary(rows))
+    if answer:
+        print(f"\n{answer}")
     if wrong:
         print("\nWRONG results of sparsekern, please report them:\n  " + "\n  ".join(wrong), file=sys.stderr)
     return max(_write_page(args, rows), bool(wrong))

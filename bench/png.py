@@ -133,6 +133,9 @@ def _roofline(plt: Any, chart: Roofline) -> Any:
     highest = chart.peaks[0][1]
     slope = [x0, highest / chart.bandwidth]
     axes.plot(slope, [v * chart.bandwidth for v in slope], color=SOFT, linewidth=1.4)
+    middle = (max(x0, y0 / chart.bandwidth) * slope[1]) ** 0.5
+    where: dict[str, Any] = {"xytext": (-6, 6), "textcoords": "offset points", "ha": "right"}
+    axes.annotate("one read of memory", (middle, middle * chart.bandwidth), fontsize=8, color=SOFT, **where)
     for name, peak in chart.peaks:
         axes.plot([peak / chart.bandwidth, x1], [peak, peak], color=SOFT, linewidth=1.4)
         axes.annotate(

@@ -7,13 +7,27 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from .case import OURS, UNLIKE, WRONG
+from .case import OURS, RIGHT, UNLIKE, WRONG
 from .text import duration, spread
 from .timing import BUSY, Spread
 
 Rows = Sequence[dict[str, Any]]
 BEGIN, END = "<!-- measured -->\n", "<!-- end -->\n"
 LIMITS = {"of_read": "a read", "of_products": "products"}
+RECORD = "record"  # the suite
+HEADLINES = (  # words, an op of the suite of record, and which of its cases: the first or the last
+    ("an expert layer", "fused_moe", 0),
+    ("the same, more tokens", "fused_moe", -1),
+    ("routing", "route_topk", -1),
+    ("routing, rows laid out and quantised", "router_gather", -1),
+    ("the indexer with its top-k", "indexer_topk_paged", 0),
+    ("top-k of long rows", "topk_per_row", 0),
+    ("sparse attention, decode", "sparse_mla_decode", 0),
+    ("sparse attention, prompt", "sparse_mla_prefill", -1),
+    ("hyper-connections", "mhc_post_pre", -1),
+    ("writing the KV cache", "kv_write", -1),
+    ("FP8 quantisation", "quantize_fp8", -1),
+)
 NOTHING = "Nothing is recorded yet: `sparsekern bench record --json bench/results/NAME.jsonl` does it.\n"
 
 
@@ -28,41 +42,61 @@ def seconds(row: Mapping[str, Any]) -> Spread:
 
 
 def fill(text: str, folder: Path) -> str:
-    """The README with its table made anew from all runs in a folder."""
-    runs = [read(path) for path in sorted(folder.glob("*.jsonl"))]
+    """The README with its table made anew: of the latest suite of record in a folder."""
+    runs = [(read(path), path.with_suffix(".demo.json")) for path in folder.glob("*.jsonl")]
+    found = [(rows, demo) for rows, demo in runs if any(row["suite"] == RECORD for row in rows)]
+    table = NOTHING
+    if found:
+        rows, demo = max(found, key=lambda run: str(run[0][-1]["time"]))
+        table = markdown(rows, json.loads(demo.read_text()) if demo.exists() else None)
     before, _, rest = text.partition(BEGIN)
-    return f"{before}{BEGIN}{''.join(map(markdown, runs)) or NOTHING}{END}{rest.partition(END)[2]}"
+    return f"{before}{BEGIN}{table}{END}{rest.partition(END)[2]}"
 
 
-def markdown(rows: Rows) -> str:
-    """One run: a line of circumstances, then a table for each suite with a column for each contender."""
+def markdown(rows: Rows, demo: Mapping[str, Any] | None = None) -> str:
+    """One run: the circumstances, then a table of its headlines."""
+    rows = [row for row in rows if row["suite"] == RECORD]
     about = rows[0]
-    versions = ", ".join(f"{k} {v}" for k, v in about["versions"].items() if k != "sparsekern")
+    versions = ", ".join(f"{k} {v}" for k, v in about["versions"].items() if k in ("torch", "python"))
     text = (
         f"{about['device']}, {about['threads']} threads, {about['isa']}; {versions}; "
-        f"commit {about['commit']}, {about['date']}, `{about['command']}`.\n"
+        f"commit {about['commit']}, {about['date']}. `sparsekern bench record` runs all of it.\n\n"
         "A call's median [p10 .. p90], and what part of the nearer limit it reached, one read of its bytes\n"
-        "or products in registers, in the same rounds; then how many times as long the peers take, round by\n"
-        "round. *: other or less work.\n"
+        "or products in registers, in the same rounds; then how many times as long torch takes, and the\n"
+        "fastest other peer whose result is right. *: other or less work.\n"
     )
     busiest = max(row["busy"] for row in rows)
     if busiest > BUSY:
         text += f"Others had up to {100 * busiest:.0f} % of the machine meanwhile: take care.\n"
-    for suite in dict.fromkeys(row["suite"] for row in rows):
-        text += "\n" + _table([row for row in rows if row["suite"] == suite])
-    return text + "\n"
+    lines = ["| what | sparsekern | peers take |", "|---|---:|---|"]
+    for words, op, which in HEADLINES:
+        cases = list(dict.fromkeys(row["case"] for row in rows if row["op"] == op))
+        if cases:
+            first, *others = (row for row in rows if row["case"] == cases[which])
+            lines.append(f"| {words}: `{first['case']}` | {_ours(first)} | {_peers(others)} |")
+    if demo is not None:
+        ratios = " and ".join(f"{phase} {ratio:.2f} x" for phase, ratio in demo["speedup"].items())
+        speeds = " and ".join(
+            f"{demo['sparsekern'][f'{phase}_tokens_per_s']:.0f}" for phase in demo["speedup"]
+        )
+        lines.append(
+            f"| a small DeepSeek-V4: `sparsekern demo` | {speeds} tokens/s | transformers: {ratios} |"
+        )
+    return "\n".join([text, *lines]) + "\n\n"
 
 
-def _table(rows: Rows) -> str:
-    """A line for each case: ours, and how many times as long the others take."""
-    lines = [f"{rows[0]['about']}\n", "| case | sparsekern | peers take |", "|---|---:|---|"]
-    for case in dict.fromkeys(row["case"] for row in rows):
-        first, *others = (row for row in rows if row["case"] == case)
-        peers = [_peer(row) for row in others if not row["contender"].startswith(OURS)]
-        limit = max(((row_of(first, k), what) for k, what in LIMITS.items()), default=(0.0, ""))
-        part = f", {100 * limit[0]:.0f} % of {limit[1]}" if limit[0] else ""
-        lines.append(f"| {case} | {duration(seconds(first))}{part} | {'; '.join(peers)} |")
-    return "\n".join(lines) + "\n"
+def _ours(row: Mapping[str, Any]) -> str:
+    limit = max(((row_of(row, k), what) for k, what in LIMITS.items()), default=(0.0, ""))
+    part = f", {100 * limit[0]:.0f} % of {limit[1]}" if limit[0] else ""
+    return f"{duration(seconds(row))}{part}"
+
+
+def _peers(others: Sequence[Mapping[str, Any]]) -> str:
+    """Torch's own way, and whoever does the same work fastest."""
+    right = [r for r in others if r.get("verdict") == RIGHT and not r["contender"].startswith(OURS)]
+    best = sorted(right, key=lambda r: float(r["ratio"]["median"]))[:1]
+    torch = [r for r in others if r["contender"] == "torch" and r not in best]
+    return "; ".join(map(_peer, [*torch, *best])) or "nobody here does the same"
 
 
 def row_of(row: Mapping[str, Any], name: str) -> float:

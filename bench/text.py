@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from . import roofline
@@ -61,6 +61,19 @@ def table(outcome: Outcome) -> str:
         by_reason.setdefault(why, []).append(name)
     lines += [f"  not here: {', '.join(names)} ({why})" for why, names in by_reason.items()]
     return "\n".join([*lines, *(f"  {line}" for line in weather(outcome.timings))])
+
+
+def summary(peers: Sequence[tuple[str, int, int, float]]) -> str:
+    """The answer, peer by peer; empty where there are none."""
+    if not peers:
+        return ""
+    width = max(len(name) for name, *_ in peers)
+    lines = [
+        f"  {name:<{width}}  takes {digits(mean)} x as long (geometric mean); "
+        f"sparsekern is faster in {faster} of {cases} cases"
+        for name, cases, faster, mean in peers
+    ]
+    return "\n".join(["in short, wrong results left out:", *lines])
 
 
 def notes(row: Row) -> list[str]:

@@ -19,7 +19,9 @@ PARTS = "baselines", "case", "check", "compare", "figures", "models", "opcase", 
 baselines, case_, check, compare, figures, models, opcase, page, report, roofline = (
     load(f"sparsekern._bench.{part}") for part in PARTS
 )
-suites, svg, timing = (load(f"sparsekern._bench.{part}") for part in ("suites", "svg", "timing"))
+suites, svg, text, timing = (
+    load(f"sparsekern._bench.{part}") for part in ("suites", "svg", "text", "timing")
+)
 bench_command = load("sparsekern._bench.command")
 Case, Work, Choice, SUITES = case_.Case, case_.Work, suites.Choice, suites.SUITES
 Spread, measure = timing.Spread, timing.measure
@@ -241,12 +243,54 @@ def test_rows_go_to_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     assert all(
         row["commit"] and row["threads"] and row["versions"]["torch"] and row["compiler"] for row in rows
     )
-    table = report.fill(f"a\n{BEGIN}old\n{END}b\n", tmp_path)
-    assert table.startswith(f"a\n{BEGIN}")
-    assert table.endswith(f"{END}b\n")
-    assert "old" not in table
-    assert "| rms_norm M=1 D=7168 |" in table
-    assert report.fill(table, tmp_path) == table
+
+
+def test_the_table_of_the_readme(tmp_path: Path) -> None:
+    """Of the latest suite of record: an op's first and last case, and peers that are right."""
+    text = f"a\n{BEGIN}old\n{END}b\n"
+    assert report.fill(text, tmp_path) == f"a\n{BEGIN}{report.NOTHING}{END}b\n"
+    about = {"suite": "record", "op": "fused_moe", "time": "2026-02-01"}
+    peers = [
+        row("torch", 900, 3.0, **about), row("torch loop", 400, 1.3333, **about),
+        row("fast", 50, 0.5, verdict="wrong", **about), row("half", 50, 0.5, verdict="unlike", **about),
+    ]  # fmt: skip
+    first = [row("sparsekern", 300, **about), *peers]
+    last = [{**r, "case": "gemm M=16"} for r in first[:2]]
+    older = [row("sparsekern", 1, **{**about, "time": "2026-01-01"})]
+    for name, rows in (("a", [*first, *last]), ("b", older), ("c", run_of(1, 2, time="2027-01-01"))):
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    demo = {"speedup": {"decode": 1.5}, "sparsekern": {"decode_tokens_per_s": 41.2}}
+    (tmp_path / "a.demo.json").write_text(json.dumps(demo))
+    filled = report.fill(text, tmp_path)
+    ours, torch = "300 [294 .. 306] us, 50 % of a read", "torch 3.00 [2.91 .. 3.09] x"
+    assert filled.startswith(f"a\n{BEGIN}a machine, 2 threads, avx2; torch 2; commit abc")
+    assert [line for line in filled.splitlines() if line.startswith("| ")][1:] == [
+        f"| an expert layer: `gemm M=1` | {ours} | {torch}; torch loop 1.33 [1.29 .. 1.37] x |",
+        f"| the same, more tokens: `gemm M=16` | {ours} | {torch} |",
+        "| a small DeepSeek-V4: `sparsekern demo` | 41 tokens/s | transformers: decode 1.50 x |",
+    ]
+    assert report.fill(filled, tmp_path) == filled
+
+
+def test_the_readme_has_what_was_measured() -> None:
+    root = Path(__file__).parents[1]
+    text = (root / "README.md").read_text()
+    assert report.fill(text, root / "bench" / "results") == text
+    assert {op for _, op, _ in report.HEADLINES} <= set(OPS)
+    assert len(report.HEADLINES) + 1 <= 12
+
+
+def test_no_round_begins_after_the_limit() -> None:
+    slow = {"it": lambda _: time.sleep(0.003)}
+    t = measure(slow, rounds=9, round_seconds=0, patience=0, limit=0.0)
+    assert len(t.seconds["it"]) == timing.LEAST
+    assert len(measure(slow, rounds=5, round_seconds=0, patience=0).seconds["it"]) == 5
+
+
+def test_what_is_slow_is_called_once_before_it_is_timed() -> None:
+    seen: list[int] = []
+    measure({"it": lambda i: (seen.append(i), time.sleep(0.02))}, rounds=1, round_seconds=0.001, patience=0)
+    assert len(seen) == 2
 
 
 def test_a_run_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -267,6 +311,28 @@ def test_the_suite_of_record_takes_ten_minutes_at_most(monkeypatch: pytest.Monke
     for call in (["record"], ["record", "--budget", "30"], ["moe"]):
         assert main(["bench", *call]) == 0
     assert seen == [600.0, 30.0, None]
+
+
+def test_without_a_word_the_suite_of_record_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    listed = []
+    for call in ([], ["record"], ["--op", "gemm"], ["ops", "--op", "gemm"]):
+        assert main(["bench", *call, "--list"]) == 0
+        listed.append(capsys.readouterr().out)
+    assert listed[0] == listed[1]
+    assert listed[2] == listed[3]
+    assert listed[0].startswith("record: ")
+
+
+def test_the_last_words_are_the_answer() -> None:
+    lot = [
+        *run_of(100, 200),
+        *(dict(r, case="b") for r in run_of(100, 50)),
+        row("bad", 1, 0.01, verdict="wrong"),
+    ]
+    assert text.summary(figures.summary(lot)).splitlines()[1:] == [
+        "  torch  takes 1.00 x as long (geometric mean); sparsekern is faster in 1 of 2 cases"
+    ]
+    assert text.summary([]) == ""
 
 
 def test_wrong_calls_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
@@ -314,6 +380,8 @@ def run_of(ours: float, theirs: float, **more: object) -> list[dict[str, object]
         (run_of(100, 200), ""),
         (run_of(102, 200, of_read=0.49), ""),
         (run_of(150, 200, of_read=0.33), "slower"),
+        (run_of(130, 200, of_read=0.385), "slower"),
+        (run_of(104, 200, of_read=0.48), ""),
         (run_of(60, 200, of_read=0.83), "faster"),
         (run_of(150, 300), ""),  # the whole machine is slower
         (run_of(150, 200), ""),  # so is its memory: as near to the probes as before
