@@ -14,8 +14,9 @@ struct Piece {
   Format format;
   int64_t stride;  // bytes from chunk to chunk
   int64_t chunks, segments;
-  const uint8_t* next;  // the piece that follows in memory, to be fetched meanwhile, or null
+  const uint8_t* next;  // what is read after it, to be fetched meanwhile, or null
   int64_t next_bytes;
+  int64_t rest;  // how many k follow
 };
 
 // All rows times one piece, in tiles of about equal height. Few rows take wide tiles, so that memory is read in one
@@ -39,7 +40,8 @@ void sweep(const Operand& a, int64_t rows, int64_t at, const Piece& p, int64_t v
       a_rows[i] = static_cast<const A*>(a.data) + row * a.stride + at;
       if (fold.a_scale != nullptr) a_scale[i] = fold.a_scale[row * a.scale_stride];
       // What the next piece will read of this row.
-      for (int64_t j = kPiece; j < 2 * kPiece; j += kChunk / int64_t{sizeof(A)}) __builtin_prefetch(a_rows[i] + j);
+      for (int64_t j = 0; j < min(p.rest, kPiece); j += kChunk / int64_t{sizeof(A)})
+        __builtin_prefetch(a_rows[i] + kPiece + j);
     }
     for (int64_t v = 0, width; v < vectors; v += width) {
       const int64_t left = min(widest, vectors - v);
@@ -104,7 +106,8 @@ void scales_of(const Weights& w, int64_t first_vector, int64_t vectors, int64_t 
   }
 }
 
-// Decoded to pairs of bf16, once for all the rows that follow.
+// Decoded to pairs of bf16, once for all the rows that follow. Decoded to float32 they would be twice as long as the
+// first-level cache bears beside the rows, which costs more than two shifts and masks a step.
 template <Format F>
 Piece decode(const Piece& p, int64_t vectors, uint8_t* out) {
   using W = Stream<F>;
@@ -115,7 +118,7 @@ Piece decode(const Piece& p, int64_t vectors, uint8_t* out) {
       W::load(p.b + s * p.stride + v * chunk_bytes(F), p.stride, pairs);
       for (int i = 0; i < W::kPairs; ++i) store_pairs(out + ((s * W::kPairs + i) * vectors + v) * kPair, pairs[i]);
     }
-  return {out, Format::bf16, vectors * kPair, p.chunks * W::kPairs, p.segments, p.next, p.next_bytes};
+  return {out, Format::bf16, vectors * kPair, p.chunks * W::kPairs, p.segments, p.next, p.next_bytes, p.rest};
 }
 Piece decoded(const Piece& p, int64_t vectors, uint8_t* out) {
   switch (p.format) {
@@ -176,11 +179,15 @@ void multiply_panel(const Weights& w, const Operand& a, int64_t rows, int64_t fi
       const int64_t chunks = ((to - from + k.unit - 1) & -k.unit) >> shift;
       const uint8_t* const b = stream + (at >> shift) * width * bytes;
       const int64_t size = chunks * width * bytes;
-      Piece p = {b, w.format, width * bytes, chunks, together, nullptr, size};
-      if (blocking.prefetch > 0) p.next = b + round_up(blocking.prefetch, size);
-      if (!w.packed) {
+      Piece p = {b, w.format, width * bytes, chunks, together, nullptr, size, k.total() - at - kPiece};
+      if (w.packed) {
+        if (blocking.prefetch > 0) p.next = b + round_up(blocking.prefetch, size);
+      } else {
         pack_piece(w, first_vector, vectors, from, to, packed);
-        p = {packed, w.format, vectors * bytes, chunks, together, nullptr, 0};
+        p.b = packed;
+        p.stride = vectors * bytes;
+        p.next = w.next;
+        p.next_bytes = vectors * kLane * w.row_bytes;
       }
       if (rows > decode_above) p = decoded(p, vectors, pairs);
       const Fold fold = {scaled ? b_scale : nullptr, b_stride,

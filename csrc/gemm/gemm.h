@@ -68,6 +68,7 @@ struct Weights {
   bool packed;           // panels; else rows of `row_bytes`
   const uint8_t* data;
   int64_t row_bytes;
+  const uint8_t* next;   // rows that will be wanted after these, to be fetched meanwhile, or null; not of panels
   const uint8_t* masks;  // of 2:4 rows, [n, ceil(k / 8)]; null for panels, which hold them
   const void* scale;     // null: none. Packed weights with a scale per row hold it as [n / 16][segment][16].
   Dtype scale_dtype;     // f32 or e8m0

@@ -49,10 +49,17 @@ static void pack_piece(const Weights& w, int64_t first_vector, int64_t vectors, 
     const uint8_t* const p = w.data + row * w.row_bytes + bytes_of(w.format, from);
     uint8_t* const chunk = out + v * chunk_bytes(w.format);
     const auto to_chunk = [&](int64_t i) { return reinterpret_cast<int32_t*>(chunk + i * stride); };
+    const uint8_t* rows[kLane];
+    for (int64_t i = 0; i < kLane; ++i) rows[i] = p + min(i, have - 1) * w.row_bytes;
     for (int64_t done = 0; done < bytes; done += 64) {
+      if (have == kLane && bytes - done >= 64 && !is_2to4(w.format)) {
+        transpose_lines(rows, done, chunk + done / 4 * stride, stride);
+        for (int64_t i = done / 4; w.format >= Format::e4m3 && i < done / 4 + kLane; ++i)
+          store(to_chunk(i), finish_chunk(w.format, load(to_chunk(i))));
+        continue;
+      }
       I32 block[kLane];
-      for (int64_t i = 0; i < kLane; ++i)
-        block[i] = i < have ? load_row(p + i * w.row_bytes + done, bytes - done) : splat_i(0);
+      for (int64_t i = 0; i < kLane; ++i) block[i] = i < have ? load_row(rows[i] + done, bytes - done) : splat_i(0);
       transpose(block);
       for (int64_t i = 0; i < kLane; ++i) {
         if (w.format == Format::e4m3_2to4) {  // two bytes a chunk, not four

@@ -59,6 +59,12 @@ struct TileOfKeys {
   int64_t stride;
   const uint8_t* scale;
 };
+// Where a key and those after it lie.
+static const uint8_t* place_of(const Keys& k, int64_t sequence, int64_t key) {
+  if (k.table == nullptr) return k.data + key * k.stride;
+  const int64_t page = k.table[sequence * k.table_stride + key / k.page_size];
+  return k.data + page * k.page_bytes + key % k.page_size * k.stride;
+}
 static TileOfKeys fetch_keys(const Keys& k, int64_t sequence, int64_t first, int64_t n, const Buffers& b) {
   if (k.table == nullptr)
     return {k.data + first * k.stride, k.stride, k.scale_bytes == 0 ? nullptr : k.scale + first * k.scale_bytes};
@@ -99,15 +105,17 @@ static void weigh(const float* sums, int64_t heads, const float* weights, const 
   }
 }
 
-// Scores of the group's queries for keys [first, first + n), n <= kTile, to b.scores; -inf where one sees no key.
-static void score_tile(const Plan& plan, const Problem& p, const Group& g, int64_t first, int64_t n,
+// Scores of the group's queries for the first kTile of keys [first, last), to b.scores; -inf where one sees no key.
+static void score_tile(const Plan& plan, const Problem& p, const Group& g, int64_t first, int64_t last,
                        const Buffers& b) {
   const Queries& q = p.queries;
+  const int64_t n = min(kTile, last - first);
   const TileOfKeys keys = fetch_keys(p.keys, g.sequence, first, n, b);
   gemm::Weights w{};
   w.format = plan.format;
   w.data = keys.data;
   w.row_bytes = keys.stride;
+  if (first + n < last) w.next = place_of(p.keys, g.sequence, first + n);
   w.n = n;
   w.k = q.dim;
   if (plan.scales > 0) {

@@ -46,7 +46,7 @@ void run(const Args& a) {
         take_queries(plan, p.queries, g, b);
         for (int64_t j = first; j < last; j += kTile) {
           const int64_t n = min(kTile, last - j);
-          score_tile(plan, p, g, j, n, b);
+          score_tile(plan, p, g, j, last, b);
           for (int64_t r = 0; r < g.count; ++r)
             for (int64_t v = 0; v < n; v += kLanes)
               store(a.out + (g.first + r) * a.cols + j + v, load(b.scores + r * kTile + v), n - v);

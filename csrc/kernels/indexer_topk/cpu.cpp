@@ -45,7 +45,7 @@ struct Worker {
 void offer_keys(const Plan& plan, const Problem& p, const Group& g, int64_t first, int64_t last, const Worker& w) {
   for (int64_t j = first; j < last; j += kTile) {
     const int64_t n = min(kTile, last - j);
-    score_tile(plan, p, g, j, n, w.buffers);
+    score_tile(plan, p, g, j, last, w.buffers);
     for (int64_t i = 0; i < g.count; ++i) offer(w.best[i], w.buffers.scores + i * kTile, n, from(j));
   }
 }
@@ -55,7 +55,7 @@ void offer_blocks(const Plan& plan, const Problem& p, const Group& g, int64_t fi
   for (float& m : most) m = -kInfinity;
   for (int64_t j = first; j < last; j += kTile) {
     const int64_t n = min(kTile, last - j);
-    score_tile(plan, p, g, j, n, w.buffers);
+    score_tile(plan, p, g, j, last, w.buffers);
     for (int64_t i = 0; i < g.count; ++i) {
       const float* const scores = w.buffers.scores + i * kTile;
       float complete[kTile];
