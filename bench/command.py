@@ -259,7 +259,7 @@ def _effort(args: argparse.Namespace, progress: Progress, i: int) -> dict[str, A
     if args.budget and not args.resume:
         share = progress.share(i)
         rounds = max(min(rounds, 9), 1)
-        seconds = min(seconds, 0.5 * share / (rounds * 8))
+        seconds = min(seconds, 0.3 * share / (rounds * 8))  # making a case takes longer than timing it
         patience, limit = min(patience, 0.2 * share), 0.7 * share
     return {"rounds": rounds, "round_seconds": seconds, "patience": patience, "limit": limit}
 

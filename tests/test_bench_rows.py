@@ -142,8 +142,14 @@ def test_the_table_of_the_readme(tmp_path: Path) -> None:
     ]  # fmt: skip
     first = [row("sparsekern", 300, **about), *peers]
     last = [{**r, "case": "gemm M=16"} for r in first[:2]]
+    like = dict(about, op="topk_per_row", case="topk")
+    selection = [row("sparsekern", 300, **like), row("torch f32", 600, 2.0, verdict="unlike", **like)]
     older = [row("sparsekern", 1, **{**about, "time": "2026-01-01"})]
-    for name, rows in (("a", [*first, *last]), ("b", older), ("c", run_of(1, 2, time="2027-01-01"))):
+    for name, rows in (
+        ("a", [*first, *last, *selection]),
+        ("b", older),
+        ("c", run_of(1, 2, time="2027-01-01")),
+    ):
         (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
     demo = {"speedup": {"decode": 1.5}, "sparsekern": {"decode_tokens_per_s": 41.2}}
     (tmp_path / "a.demo.json").write_text(json.dumps(demo))
@@ -153,6 +159,7 @@ def test_the_table_of_the_readme(tmp_path: Path) -> None:
     assert [line for line in filled.splitlines() if line.startswith("| ")][1:] == [
         f"| an expert layer: `gemm M=1` | {ours} | {torch}; torch loop 1.33 [1.29 .. 1.37] x |",
         f"| the same, more tokens: `gemm M=16` | {ours} | {torch} |",
+        f"| top-k of long rows: `topk` | {ours} | torch f32 2.00 [1.94 .. 2.06] x * |",
         "| a small DeepSeek-V4: `sparsekern demo` | 41 tokens/s | transformers: decode 1.50 x |",
     ]
     assert report.fill(filled, tmp_path) == filled

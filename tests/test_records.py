@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from sparsekern import cuda_model, model, plan, records
-from sparsekern.device import _name
+from sparsekern.device import Cpu, _name
 from sparsekern.model import DEFAULT, KNOBS
 from sparsekern.records import Record, RecordWarning, parse, read, write
 
@@ -222,8 +222,12 @@ def test_devices_have_names(vendor: str, family: str, number: str, name: str) ->
 def test_a_device_nobody_has_seen_is_modelled(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert _name({}) == "unknown"
     monkeypatch.setenv("SPARSEKERN_CACHE_DIR", str(tmp_path))
-    key = {"op": "gemm", "rows": 4}
-    assert records.find("gemm", "unknown", key) is None
+    p = model.Problem("gemm", "bf16", "e4m3", True, 128, 2048, 7168, 1, 16, 2, "avx2")
+    write(records.user_folder(), [record(key=p.key)])  # of another device
+    monkeypatch.setattr(plan, "cpu", lambda: Cpu("unknown", 32 << 10, 512 << 10, 32 << 20))
+    assert plan.planned(p) == model.choose(p)
+    monkeypatch.setattr(plan, "cpu", lambda: Cpu("amd-zen3", 32 << 10, 512 << 10, 32 << 20))
+    assert plan.planned(p).source == "measured"
 
 
 def test_shipped_records_are_good() -> None:

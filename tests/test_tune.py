@@ -1,6 +1,7 @@
 """The tuner: what a candidate may do to it, what it records, and when it refuses to."""
 
 import dataclasses
+import errno
 import itertools
 import json
 import math
@@ -11,7 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+import sparsekern
 from sparsekern import cuda_model, model, plan, records
 from sparsekern.cli import load, main
 from sparsekern.model import DEFAULT, Machine, Problem
@@ -244,6 +247,25 @@ def test_wrong_calls_say_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureFix
         assert complaint in capsys.readouterr().err
     assert main(["tune", "list"]) == 0
     assert "the model chooses" in capsys.readouterr().out
+
+
+def test_a_folder_that_can_only_be_read(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It is said before anything is measured; calls need no folder."""
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    for name in ("write_text", "mkdir", "touch"):  # whoever is root may write to any other folder
+        monkeypatch.setattr(Path, name, refuse)
+    monkeypatch.setattr(command, "tune_safely", lambda *_: pytest.fail("it was measured"))
+    assert main(["tune", "run", *TINY, "--out", str(tmp_path)]) == 2
+    assert "Read-only file system" in capsys.readouterr().err
+    plan.reload()
+    a, b = torch.ones(2, 64).bfloat16(), torch.ones(64, 64).bfloat16()
+    assert torch.equal(sparsekern.gemm(a, b), torch.full((2, 64), 64.0).bfloat16())
+    assert list(tmp_path.rglob("*")) == []
 
 
 def test_a_budget_is_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
