@@ -269,6 +269,16 @@ const int32_t* Call::indices(int i) {
 #endif
 }
 
+float* Call::floats(int64_t on_cpu, int64_t on_device) {
+#if defined(SK_CUDA)
+  (void)on_cpu;
+  return on_device == 0 ? nullptr : static_cast<float*>(device_scratch(on_device * size_of(Dtype::f32)));
+#else
+  (void)on_device;
+  return scratch_.take<float>(on_cpu);
+#endif
+}
+
 #if defined(SK_CUDA)
 void* Call::device_scratch(int64_t bytes) {
   TensorView memory;

@@ -68,6 +68,7 @@ class Call {
   // An index tensor as contiguous int32 whichever it came in; what int32 cannot hold becomes INT32_MIN.
   const int32_t* indices(int i);
   Scratch& scratch() { return scratch_; }
+  float* floats(int64_t on_cpu, int64_t on_device);  // scratch for the kernel
 
   void set_size(const char* symbol, int64_t value);  // one that is known from values only
   void make_outputs();

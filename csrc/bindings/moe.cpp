@@ -1,9 +1,9 @@
 // Routing, permutation and combination.
-#include <cmath>
 #include <cstring>
 
 #include "bindings/families.h"
 #include "bindings/indices.h"
+#include "bindings/moe_args.h"
 #include "kernels/moe_combine/op.h"
 #include "kernels/moe_gather/op.h"
 #include "kernels/moe_permutation/op.h"
@@ -33,11 +33,6 @@ const int32_t* look_up(Call& c, int token_ids_arg, int table_arg, int64_t expert
   return chosen;
 }
 
-moe::Weighing weighing(const Call& c, moe::Scoring scoring, int renormalize, int scale) {
-  if (!std::isfinite(c.real(scale))) fail("scale is ", c.real(scale), ", expected a finite number");
-  return {scoring, c.flag(renormalize), c.real(scale)};
-}
-
 // `experts_of` has them as columns; options come in the order top_k, (scoring), n_group, topk_group.
 moe::Selection selection(const Call& c, const char* experts_of, int64_t experts, int bias, int top_k, int n_group) {
   const int64_t k = c.integer(top_k), groups = c.integer(n_group), kept = c.integer(n_group + 1);
@@ -51,8 +46,6 @@ moe::Selection selection(const Call& c, const char* experts_of, int64_t experts,
          eligible < moe::kMaxTopK && kept < groups ? ", the experts in topk_group groups" : "");
   return {.bias = c.arg(bias).as<const float>(), .top_k = k, .n_group = groups, .topk_group = kept};
 }
-
-moe::Logits logits_of(const TensorView& t) { return {t.as_rows<const void>(), t.dtype, t.last()}; }
 
 void route_topk(Call& c) {
   enum { kLogits, kBias };

@@ -178,7 +178,7 @@ void hadamard(Call& c) {
   c.run(hadamard::kVariants, {.x = x.as_rows<const void>(),
                               .dtype = x.dtype,
                               .y = c.out(0).data,
-                              .scratch = c.scratch().take<float>(threads() * dim),
+                              .scratch = c.floats(threads() * dim, dim > hadamard::kInShared ? x.rows() * dim : 0),
                               .rows = x.rows(),
                               .dim = dim});
 }

@@ -12,6 +12,11 @@ __device__ inline uint32_t bf16_bits(float x) {
   const uint32_t u = __float_as_uint(x);
   return x != x ? 0x7fc0u : (u + (u >> 16 & 1) + 0x7fff) >> 16;
 }
+// Value i of a vector that may be of either type, or absent.
+__device__ inline float value_at(const void* p, Dtype dtype, int64_t i) {
+  return dtype == Dtype::f32 ? static_cast<const float*>(p)[i] : widen(static_cast<const bf16*>(p)[i]);
+}
+
 // Results: every NaN is the same one.
 template <class T>
 __device__ inline T narrow(float x) {
@@ -60,37 +65,6 @@ __device__ inline void store(T* p, const float (&x)[kCount]) {
     for (int i = 0; i < 4; ++i) words[i] = bf16_bits(x[2 * i]) | bf16_bits(x[2 * i + 1]) << 16;
     *reinterpret_cast<uint4*>(p) = make_uint4(words[0], words[1], words[2], words[3]);
   }
-}
-
-// The code of x * inverse in e4m3, to nearest even, saturating; csrc/simd/small_floats.h explains it. NaN keeps the
-// sign of x, which the product has lost here.
-__device__ inline uint32_t e4m3_bits(float unscaled, float inverse) {
-  const float x = unscaled * inverse;
-  constexpr int kShift = 20, kSmallest = 121, kBiasInCode = -(kSmallest << 3) & 0xff;
-  const float a = fabsf(x);
-  const float magnitude = x != x ? 480.0f : fminf(a, 448.0f);
-  const uint32_t e = max(__float_as_uint(magnitude) & 0x7f800000u, static_cast<uint32_t>(kSmallest << 23));
-  const float large = __uint_as_float(e + (kShift << 23) + kBiasInCode);
-  const uint32_t code = __float_as_uint(magnitude + large) + (e >> kShift);
-  return (__float_as_uint(unscaled) >> 24 & 0x80u) | (code & 0xffu);
-}
-
-// --- scales of blocks of codes
-struct Scale { float scale, inverse; };
-
-// csrc/simd/small_floats.h, scales_for: fp32, or e8m0 rounded up to a power of two.
-__device__ inline Scale scale_for(float most, float floor, float largest_code, bool power_of_two) {
-  const float amax = fmaxf(fminf(most, kLargestFloat), floor);
-  const float scale = amax / largest_code;
-  if (!power_of_two) return {scale, fminf(largest_code / amax, kLargestFloat)};
-  const uint32_t up = (__float_as_uint(scale) + 0x7fffffu) & 0x7f800000u;
-  return {__uint_as_float(up), __uint_as_float((254u << 23) - up)};
-}
-__device__ inline void store_scale(void* scales, Dtype dtype, int64_t i, float scale) {
-  if (dtype == Dtype::f32)
-    static_cast<float*>(scales)[i] = scale;
-  else
-    static_cast<uint8_t*>(scales)[i] = static_cast<uint8_t>(__float_as_uint(scale) >> 23);
 }
 
 // The larger of kLanes neighbouring lanes' numbers, in all of them. No NaN among them.

@@ -1,23 +1,13 @@
 // The GEMM of everything else: float32 operands, odd sizes, scales of any blocks. Values are decoded and scaled on
 // their way into shared memory and multiplied as floats.
 #pragma once
+#include "cuda/codes.cuh"
 #include "gemm/tensor.cuh"
 
 namespace sk::gemm::cuda {
 
 constexpr int kAnyTile = 32, kAnyThreads = 256;  // 32 x 32 results, four a thread
 
-__device__ inline float e4m3_value(uint32_t code) {
-  const uint32_t magnitude = code & 0x7f, sign = (code & 0x80) << 24;
-  if (magnitude == 0x7f) return __uint_as_float(0x7fc00000u);
-  const float x = magnitude < 8 ? magnitude * 0x1p-9f : __uint_as_float((magnitude << 20) + (120u << 23));
-  return __uint_as_float(__float_as_uint(x) | sign);
-}
-__device__ inline float e2m1_value(uint32_t code) {
-  const uint32_t magnitude = code & 7, sign = (code & 8) << 28;
-  const float x = magnitude < 2 ? magnitude * 0.5f : __uint_as_float((magnitude << 22) + (126u << 23));
-  return __uint_as_float(__float_as_uint(x) | sign);
-}
 // Element i of a row of any format.
 __device__ inline float element(const void* row, Format f, int64_t i) {
   if (f == Format::f32) return static_cast<const float*>(row)[i];
@@ -65,9 +55,7 @@ static __global__ void __launch_bounds__(kAnyThreads) any_gemm(const DeviceArgs 
   const int64_t n = first_column + lane;
   if (n >= w.n) return;
   float bias = 0.0f;
-  if (p.bias != nullptr)
-    bias = p.bias_dtype == Dtype::f32 ? static_cast<const float*>(p.bias)[n]
-                                      : widen(static_cast<const bf16*>(p.bias)[n]);
+  if (p.bias != nullptr) bias = value_at(p.bias, p.bias_dtype, n);
   for (int r = 0; r < 4; ++r) {
     if (line + r * 8 >= tile.rows) continue;
     const int64_t at = (tile.first + line + r * 8) * w.n + n;

@@ -4,7 +4,7 @@
 // each. Tiles of 64 k come through a ring of stages that cp.async fills two ahead. Where there are scales, sums of
 // the k that share them are kept apart and added, scaled, when a scale changes.
 #pragma once
-#include "cuda/elements.cuh"
+#include "cuda/codes.cuh"
 #include "cuda/tile.cuh"
 #include "gemm/groups.cuh"
 
@@ -41,11 +41,6 @@ struct TensorGemm {
     }
   }
 };
-
-__device__ inline float scale_at(const void* scales, Dtype dtype, int64_t i) {
-  if (dtype == Dtype::f32) return static_cast<const float*>(scales)[i];
-  return __uint_as_float(uint32_t{static_cast<const uint8_t*>(scales)[i]} << 23);
-}
 
 template <int kABits, int kBBits, int kRows>
 __global__ void __launch_bounds__(TensorGemm<kABits, kBBits, kRows>::kThreads)
@@ -130,10 +125,6 @@ __global__ void __launch_bounds__(TensorGemm<kABits, kBBits, kRows>::kThreads)
   }
 
   const bool whole = w.n % 2 == 0 && reinterpret_cast<uintptr_t>(p.out) % 8 == 0;  // pairs can be stored as such
-  const auto bias_at = [&](int64_t n) {
-    return p.bias_dtype == Dtype::f32 ? static_cast<const float*>(p.bias)[n]
-                                      : widen(static_cast<const bf16*>(p.bias)[n]);
-  };
 #pragma unroll
   for (int m = 0; m < Gemm::kMTiles; ++m)
 #pragma unroll
@@ -147,7 +138,7 @@ __global__ void __launch_bounds__(TensorGemm<kABits, kBBits, kRows>::kThreads)
 #pragma unroll
         for (int i = 0; i < 2; ++i) {
           x[i] = promote != 0 ? sums[m][n][half * 2 + i] : part[m][n][half * 2 + i];
-          if (p.bias != nullptr && c + i < w.n) x[i] += bias_at(c + i);
+          if (p.bias != nullptr && c + i < w.n) x[i] += value_at(p.bias, p.bias_dtype, c + i);
         }
         if (c >= w.n) continue;
         const int64_t at = (tile.first + r) * w.n + c;

@@ -2,7 +2,9 @@
 #include <iterator>
 
 #include "bindings/families.h"
+#include "bindings/moe_args.h"
 #include "kernels/moe_permutation/op.h"
+#include "kernels/route_hash/op.h"
 
 namespace sk {
 namespace {
@@ -33,7 +35,28 @@ void moe_permutation(Call& c) {
                                                 .rows = rows}});
 }
 
+void route_hash(Call& c) {
+  enum { kLogits, kTokenIds, kTable };
+  enum { kScoring, kRenormalize, kScale };
+  const TensorView &logits = c.arg(kLogits), &table = c.arg(kTable);
+  const int64_t k = table.last();
+  if (k > moe::kMaxTopK) fail("table has ", k, " experts a token, expected at most ", moe::kMaxTopK);
+  const moe::Weighing how = weighing(c, static_cast<moe::Scoring>(c.integer(kScoring)), kRenormalize, kScale);
+  c.make_outputs();
+  c.run(route_hash::kVariants, {.logits = logits_of(logits),
+                                .tokens = logits.rows(),
+                                .top_k = k,
+                                .weighing = how,
+                                .ids = nullptr,
+                                .weights = c.out(0).as<float>(),
+                                .on_device = {.token_ids = c.indices(kTokenIds),
+                                              .table = c.indices(kTable),
+                                              .table_rows = table.rows(),
+                                              .ids = c.out(1).as<int32_t>()}});
+}
+
 constexpr Binding kBindings[] = {
+    {"route_hash", "logits token_ids table scoring renormalize scale", &route_hash},
     {"moe_permutation", "ids num_experts alignment num_rows", &moe_permutation},
 };
 

@@ -8,9 +8,11 @@ struct Args {
   Rows<const void> x;  // [rows, dim] of dtype, dim a power of two
   Dtype dtype;
   void* y;             // [rows, dim] of dtype
-  float* scratch;      // [threads(), dim]
+  float* scratch;      // [threads(), dim]; on a device [rows, dim], where dim is more than kInShared
   int64_t rows, dim;
 };
+
+constexpr int64_t kInShared = 8192;
 
 SK_CPU_VARIANTS
 

@@ -1,6 +1,6 @@
 // Some lanes of a warp share a group: they find its largest magnitude together, then each writes the codes of what it
 // has read. Groups of 128 whose rows are aligned are held in registers, 8 values a lane.
-#include "cuda/elements.cuh"
+#include "cuda/codes.cuh"
 #include "kernels/quantize_fp8/op.h"
 
 namespace sk::quantize_fp8::cuda {
@@ -31,7 +31,7 @@ __global__ void __launch_bounds__(kThreads) groups_of_128(const Args a, int64_t 
   if (!has) return;
   uint32_t codes[2] = {};
 #pragma unroll
-  for (int k = 0; k < kValues; ++k) codes[k / 4] |= e4m3_bits(x[k], s.inverse) << 8 * (k % 4);
+  for (int k = 0; k < kValues; ++k) codes[k / 4] |= code_of(E4m3{}, x[k], s.inverse) << 8 * (k % 4);
   *reinterpret_cast<uint2*>(a.q + p.row * a.dim + p.start + first) = make_uint2(codes[0], codes[1]);
   if (first == 0) store_scale(a.scale, a.scale_dtype, i, s.scale);
 }
@@ -39,16 +39,11 @@ __global__ void __launch_bounds__(kThreads) groups_of_128(const Args a, int64_t 
 template <class T>
 __global__ void __launch_bounds__(kThreads) any_groups(const Args a, int64_t groups) {
   const int64_t i = thread_number() / kWarp;
-  const int lane = threadIdx.x % kWarp;
   if (i >= a.rows * groups) return;
   const Place p = place_of(a, groups, i);
   const T* x = static_cast<const T*>(a.x.data) + p.row * a.x.stride + p.start;
-  float most = 0.0f;
-  for (int64_t k = lane; k < p.size; k += kWarp) most = fmaxf(most, fabsf(widen(x[k])));
-  const Scale s = scale_for(largest_of<kWarp>(most), a.floor, 448.0f, a.scale_dtype != Dtype::f32);
-  uint8_t* q = a.q + p.row * a.dim + p.start;
-  for (int64_t k = lane; k < p.size; k += kWarp) q[k] = static_cast<uint8_t>(e4m3_bits(widen(x[k]), s.inverse));
-  if (lane == 0) store_scale(a.scale, a.scale_dtype, i, s.scale);
+  quantize_group(E4m3{}, p.size, a.floor, a.scale_dtype, a.q + p.row * a.dim + p.start, a.scale, i,
+                 [&](int64_t k) { return widen(x[k]); });
 }
 
 }  // namespace
