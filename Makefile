@@ -15,7 +15,7 @@ PYTEST = OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(BIN)/pytest -q -n $(JOBS) -
 
 .PHONY: help venv build test demo lint bench asan emulated devmodel clean
 help:
-	@echo "venv build test demo lint bench asan emulated devmodel clean"
+	@echo "venv build test demo lint bench asan emulated devmodel mutants gate clean"
 
 # torch first, and by version: whatever else is installed afterwards must not choose one.
 $(VENV)/.torch:
@@ -62,6 +62,16 @@ devmodel: build
 	@command -v nvcc > /dev/null || [ -x "$$CUDA_HOME/bin/nvcc" ] || \
 	  { echo "devmodel: skipped, for there is no nvcc on the path or in CUDA_HOME"; exit 0; }; \
 	$(PYTEST) tests/devmodel -m "devmodel or not devmodel" $(ARGS)
+
+# What the tests would notice: synchronisations of CUDA kernels left out one at a time; build/devmodel/report.json.
+mutants: build
+	$(BIN)/python -m tests.devmodel.mutation $(ARGS)
+
+# What ptxas makes of the CUDA kernels beside what is checked in; ARGS=--update checks it in.
+gate: build
+	@command -v nvcc > /dev/null || [ -x "$$CUDA_HOME/bin/nvcc" ] || \
+	  { echo "gate: skipped, for there is no nvcc on the path or in CUDA_HOME"; exit 0; }; \
+	$(BIN)/python -m tests.static_gate $(ARGS)
 
 # AddressSanitizer and UBSan: the library is built with them and put into the tests' way; torch is not. A process
 # that starts without the venv's start-up files sees this copy of the package, not the editable one.

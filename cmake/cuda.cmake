@@ -18,7 +18,7 @@ enable_language(CUDA)
 find_package(CUDAToolkit REQUIRED)
 set(CMAKE_CUDA_ARCHITECTURES OFF)  # said in flags: CMake's list does not know every suffix
 
-file(GLOB cuda_sources CONFIGURE_DEPENDS csrc/cuda/*.cu csrc/gemm/*.cu csrc/kernels/*/cuda.cu)
+file(GLOB cuda_sources CONFIGURE_DEPENDS csrc/cuda/*.cu csrc/gemm/*.cu csrc/moe/*.cu csrc/kernels/*/cuda.cu)
 file(GLOB cuda_bindings CONFIGURE_DEPENDS csrc/bindings/*.cpp csrc/bindings/cuda/*.cpp)
 
 # The folders of kernels/ that have a cuda.cu are the ops that the module offers.

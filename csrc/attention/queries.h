@@ -23,7 +23,14 @@ struct Queries {
   float* max_logits;      // [queries, heads] or null
   float* lse;             // [queries / steps, heads, steps]
   int64_t steps;
+  float* partials = nullptr;  // on a device: partial_floats(), null: none are needed
 };
+
+// Sums of chunks apart, where there are too few queries for a device to work on all of them at once.
+constexpr int64_t partial_floats(const Queries& q, int64_t most_keys) {
+  const int64_t rows = q.queries * q.heads, chunks = ceil_div(most_keys, kChunk);
+  return chunks < 2 || rows >= 4096 ? 0 : rows * chunks * (q.dv + 2);
+}
 
 // Keys and values as the rows of two tensors; that of key j for head h of kv_heads is row j * kv_heads + h.
 struct KeyRows {

@@ -53,6 +53,10 @@ attention::Queries read_queries(const Call& c, int q_arg, int64_t kv_heads, int6
           .steps = 1};
 }
 
+float* partials(Call& c, const attention::Queries& q, int64_t most_keys) {
+  return c.floats(0, attention::partial_floats(q, most_keys));
+}
+
 // The first channels of keys that are their values.
 int64_t read_d_v(const Call& c, int option, const char* keys, int64_t channels) {
   if (c.integer(option) < 1 || c.integer(option) > channels)
@@ -84,6 +88,7 @@ void sparse_mla_prefill(Call& c) {
                               .indices = c.indices(kIndices),
                               .topk = c.arg(kIndices).last(),
                               .lengths = read_lengths(c, kLengths, c.arg(kIndices).last())};
+  a.queries.partials = partials(c, a.queries, a.topk);
   c.make_outputs();
   a.queries.out = c.out(0).data;
   a.queries.max_logits = c.out(1).as<float>();
@@ -118,7 +123,14 @@ void sparse_attention_op(Call& c) {
                               .topk = topk,
                               .lengths = read_lengths(c, kLengths, topk < 0 ? keys : topk)};
 
-  if (c.flag(kCausal) || c.arg(kCuQ).present() || (a.lengths != nullptr && topk < 0)) {
+  a.queries.partials = partials(c, a.queries, topk >= 0 ? topk : keys);
+  if (!Call::kReadsValues) {
+    const bool several = c.arg(kCuQ).present();
+    a.on_device = {.cu_q = several ? c.indices(kCuQ) : nullptr,
+                   .cu_k = several ? c.indices(kCuK) : nullptr,
+                   .sequences = several ? max(c.arg(kCuQ).last() - 1, 0) : 1,
+                   .causal = c.flag(kCausal)};
+  } else if (c.flag(kCausal) || c.arg(kCuQ).present() || (a.lengths != nullptr && topk < 0)) {
     const int32_t one_sequence[2][2] = {{0, static_cast<int32_t>(queries)}, {0, static_cast<int32_t>(keys)}};
     const int32_t *q_bounds = one_sequence[0], *k_bounds = one_sequence[1];
     int64_t sequences = 1;
@@ -179,7 +191,7 @@ void sparse_mla_decode_op(Call& c) {
                                .format = pool.format,
                                .plain_dtype = pool.dtype,
                                .parts = {{pool.by_slots<const uint8_t>(), c.indices(kIndices), c.arg(kIndices).last(),
-                                          read_lengths(c, kLengths, c.arg(kIndices).last())},
+                                          read_lengths(c, kLengths, c.arg(kIndices).last()), pool.records()},
                                          {}}};
   a.queries.steps = max(q.shape[1], 1);
   check_slots(c, kIndices, "indices", a.parts[0], a.queries.steps, pool.pages * pool.page_size);
@@ -187,9 +199,10 @@ void sparse_mla_decode_op(Call& c) {
     const PoolArg more = pool_arg(c, kExtraPool, "extra_pool", kFormat, kExtraPageSize, "extra_page_size");
     if (more.dtype != pool.dtype) fail("extra_pool is not of the dtype of pool");
     a.parts[1] = {more.by_slots<const uint8_t>(), c.indices(kExtraIndices), c.arg(kExtraIndices).last(),
-                  read_lengths(c, kExtraLengths, c.arg(kExtraIndices).last())};
+                  read_lengths(c, kExtraLengths, c.arg(kExtraIndices).last()), more.records()};
     check_slots(c, kExtraIndices, "extra_indices", a.parts[1], a.queries.steps, more.pages * more.page_size);
   }
+  a.queries.partials = partials(c, a.queries, a.parts[0].topk + a.parts[1].topk);
   c.make_outputs();
   a.queries.out = c.out(0).data;
   a.queries.lse = c.out(1).as<float>();
@@ -215,12 +228,14 @@ void mla_decode_op(Call& c) {
       .queries = read_queries(c, kQ, cache.shape[2], read_d_v(c, kDv, "cache", cache.last()), kScale, kNone),
       .cache = cache.as_rows<const void>(),
       .dtype = cache.dtype,
+      .pages = pages,
       .page_size = page_size,
       .block_table = table,
       .max_pages = max_pages,
       .seq_lens = lens,
       .causal = c.flag(kCausal)};
   a.queries.steps = max(q.shape[1], 1);
+  a.queries.partials = partials(c, a.queries, max_pages * page_size);
   c.make_outputs();
   a.queries.out = c.out(0).data;
   a.queries.lse = c.out(1).as<float>();

@@ -22,15 +22,16 @@ Family hyper_family();
 // Ops that need another binding there: they must not read what tensors hold.
 Family cuda_moe_family();
 Family cuda_gemm_family();
+Family cuda_kv_family();
 #endif
 
 inline std::vector<Family> families() {
   return {
 #if defined(SK_CUDA)
-      cuda_moe_family(), cuda_gemm_family(),
+      cuda_moe_family(), cuda_gemm_family(), cuda_kv_family(),
 #endif
-      quant_family(),    moe_family(),       gemm_family(),  attention_family(), kv_family(),
-      engram_family(),   v4_family(),        hyper_family(), indexer_family(),
+      quant_family(),    moe_family(),       gemm_family(),    attention_family(), kv_family(),
+      engram_family(),   v4_family(),        hyper_family(),   indexer_family(),
   };
 }
 

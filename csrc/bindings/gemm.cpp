@@ -4,7 +4,6 @@
 #include "bindings/families.h"
 #include "bindings/gemm_args.h"
 #include "bindings/plan.h"
-#include "kernels/fused_moe/op.h"
 #include "kernels/pack_weights/op.h"
 #include "kernels/unpack_weights/op.h"
 
@@ -89,43 +88,12 @@ void grouped_gemm_masked(Call& c) {
 }
 
 void fused_moe(Call& c) {
-  enum { kX, kW13, kW2, kWeights, kIds, kW13Scale, kW2Scale, kMasks13, kMasks2 };
-  enum { kW13Block, kW2Block, kActivation, kLimit, kQuantize, kWeightOn, kOutDtype, kPacked13, kPacked2 };
-  if (c.option(kOutDtype).present) check_out_dtype(c, kOutDtype);
-  const TensorView& x = c.arg(kX);
-  const int64_t hidden = c.size("H"), inter = c.size("I"), experts = c.size("E");
-  const auto w13 =
-      read_weights(c, {"w13", kW13, kW13Scale, kMasks13, kPacked13, "w13_block_0", "w13_block_1"}, 2 * inter, hidden);
-  const auto w2 =
-      read_weights(c, {"w2", kW2, kW2Scale, kMasks2, kPacked2, "w2_block_0", "w2_block_1"}, hidden, inter);
-  for (const int option : {kPacked13, kPacked2})
-    if (c.option(option).present && c.option(option).integers[0] != experts)
-      fail(option == kPacked2 ? "w2" : "w13", " holds ", c.option(option).integers[0], " experts, expected ",
-           experts);
-  if (x.dtype != Dtype::f32 && (w13.format == gemm::Format::f32 || w2.format == gemm::Format::f32))
-    fail("w13 or w2 is float32, expected bfloat16, e4m3 or FP4 unless x is float32");
-  const OptionValue& limit = c.option(kLimit);
-  if (limit.present && !(limit.real > 0)) fail("limit is ", limit.real, ", expected a positive number or None");
-  const int32_t* ids = c.indices(kIds);
+  fused_moe::Args args = read_fused_moe(c);
   c.make_outputs();
-  c.run(fused_moe::kVariants,
-        {.x = x.as_rows<const void>(),
-         .dtype = x.dtype,
-         .w13 = w13,
-         .w2 = w2,
-         .weights = c.arg(kWeights).as<const float>(),
-         .ids = ids,
-         .tokens = x.rows(),
-         .top_k = c.arg(kIds).last(),
-         .experts = experts,
-         .hidden = hidden,
-         .inter = inter,
-         .limit = limit.present ? c.real(kLimit) : __builtin_inff(),
-         .quantize = c.option(kQuantize).present,
-         .weight_on_hidden = c.integer(kWeightOn) == 1,
-         .out = c.out(0).data,
-         .out_dtype = c.out(0).dtype,
-         .blocking = blocking_of(Planned::fused_moe, w13, x.dtype, experts, x.rows() * c.arg(kIds).last())});
+  args.out = c.out(0).data;
+  args.out_dtype = c.out(0).dtype;
+  args.blocking = blocking_of(Planned::fused_moe, args.w13, args.dtype, args.experts, args.tokens * args.top_k);
+  c.run(fused_moe::kVariants, args);
 }
 
 void pack_weights(Call& c) {

@@ -42,9 +42,8 @@ hyper::Mixer mixer(Call& c, const hyper::Streams& in, int fn, int scale, int bas
           .base = c.arg(base).as<const float>(),
           .rms_eps = norm_eps,
           .eps = weight_eps,
-          .sums = c.scratch().take<float>(threads() * hyper::sums_floats(outputs)),
-          .packed = in.tokens > hyper::kTile ? c.scratch().take<float>(hyper::packed_floats(in.n, in.dim, outputs))
-                                             : nullptr};
+          .sums = c.floats(threads() * hyper::sums_floats(outputs), 0),
+          .packed = in.tokens > hyper::kTile ? c.floats(hyper::packed_floats(in.n, in.dim, outputs), 0) : nullptr};
 }
 
 void sinkhorn(Call& c) {

@@ -25,6 +25,12 @@ const indexer::Range* read_ranges(Call& c, int starts_arg, int ends_arg, int64_t
   return ranges;
 }
 
+// On a device each row finds its own.
+indexer::Bounds read_bounds(Call& c, int starts_arg, int ends_arg) {
+  const auto read = [&](int arg) { return c.arg(arg).present() ? c.indices(arg) : nullptr; };
+  return {read(starts_arg), read(ends_arg)};
+}
+
 void check_columns(const char* name, int64_t cols) {
   if (cols > INT32_MAX)
     fail(name, " has ", cols, " of them, expected at most ", INT32_MAX, ", for int32 to number them");
@@ -224,11 +230,12 @@ void topk_per_row(Call& c) {
   c.make_outputs();
   c.run(topk_per_row::kVariants, {.scores = scores.as_rows<const void>(),
                                   .dtype = scores.dtype,
-                                  .ranges = read_ranges(c, kStarts, kEnds, rows, cols),
+                                  .ranges = Call::kReadsValues ? read_ranges(c, kStarts, kEnds, rows, cols) : nullptr,
                                   .out = c.out(0).as<int32_t>(),
                                   .rows = rows,
                                   .cols = cols,
-                                  .k = k});
+                                  .k = k,
+                                  .bounds = Call::kReadsValues ? indexer::Bounds{} : read_bounds(c, kStarts, kEnds)});
 }
 
 constexpr Binding kBindings[] = {

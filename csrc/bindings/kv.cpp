@@ -20,9 +20,10 @@ void kv_write(Call& c) {
   const TensorView& values = c.arg(kValues);
   const int64_t dim = width_of(pool, "values", values.last());
   const kv::Target target = target_of(c, pool, kScaleRounding, kAmaxFloor);
-  const int64_t* slots = slots_of(c, kSlots, pool);
+  const kv::Slot* slots = slots_of(c, kSlots, pool);
   c.run(kv_write::kVariants, {.target = target,
                               .slots = slots,
+                              .records = pool.records(),
                               .values = values.as_rows<const void>(),
                               .dtype = values.dtype,
                               .tokens = values.rows(),
@@ -36,12 +37,13 @@ void kv_read(Call& c) {
   const auto dtype = static_cast<Dtype>(c.integer(kDtype));
   if (dtype != Dtype::f32 && dtype != Dtype::bf16)
     fail("dtype is not a dtype of results, expected torch.bfloat16 or torch.float32");
-  const int64_t* slots = slots_of(c, kSlots, pool);
+  const kv::Slot* slots = slots_of(c, kSlots, pool);
   c.make_outputs();
   c.run(kv_read::kVariants, {.format = pool.format,
                              .pool = pool.by_slots<const uint8_t>(),
                              .plain_dtype = pool.dtype,
                              .slots = slots,
+                             .records = pool.records(),
                              .out = c.out(0).data,
                              .dtype = dtype,
                              .rows = c.arg(kSlots).size(),

@@ -16,6 +16,7 @@ struct PoolArg {
   int64_t pages, page_size;
   Dtype dtype;
 
+  int64_t records() const { return pages * page_size; }
   bool plain() const { return format == kv::Format::bf16; }
   // Plain records as pages of one: their slot is their page.
   template <class Byte>
@@ -72,16 +73,20 @@ inline const int64_t* wide_indices(Call& c, int arg) {
   return copy;
 }
 
+#if defined(SK_CUDA)
+inline const kv::Slot* slots_of(Call& c, int arg, const PoolArg&) { return c.indices(arg); }
+#else
 // Slots, each below 0 or in the pool.
-inline const int64_t* slots_of(Call& c, int arg, const PoolArg& pool) {
+inline const kv::Slot* slots_of(Call& c, int arg, const PoolArg& pool) {
   const int64_t* slots = wide_indices(c, arg);
-  const int64_t n = c.arg(arg).size(), limit = pool.pages * pool.page_size;
+  const int64_t n = c.arg(arg).size(), limit = pool.records();
   for (int64_t i = 0; i < n; ++i)
     if (slots[i] >= limit)
       fail("slots[", i, "] is ", slots[i], ", expected less than ", limit, ": ", pool.pages, " pages of ",
            pool.page_size);
   return slots;
 }
+#endif
 
 // Where and how records are written: the options scale_rounding and amax_floor.
 inline kv::Target target_of(Call& c, const PoolArg& pool, int scale_rounding_option, int amax_floor_option) {

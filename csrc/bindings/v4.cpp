@@ -55,7 +55,7 @@ void rope(Call& c) {
                           .dtype = x.dtype,
                           .positions = positions,
                           .rotation = how,
-                          .tables = c.scratch().take<float>(threads() * rope::table_floats(how.pairs)),
+                          .tables = c.floats(threads() * rope::table_floats(how.pairs), 0),
                           .y = c.out(0).data,
                           .tokens = tokens,
                           .heads = x.rows() / max(tokens, 1),
@@ -74,25 +74,24 @@ void compress_kv(Call& c) {
   if (!(std::isfinite(eps) && eps >= 0))
     fail("eps is ", c.option(kEps).real, ", expected a finite number, 0 or more");
   c.make_outputs();
-  c.run(compress_kv::kVariants,
-        {.state = state.as<const float>(),
-         .kv = kv.as_rows<const void>(),
-         .gate = gate.as_rows<const void>(),
-         .kv_dtype = kv.dtype,
-         .gate_dtype = gate.dtype,
-         .ape = c.arg(kApe).as_rows<const float>(),
-         .weight = weight.data,
-         .weight_dtype = weight.dtype,
-         .entries = c.out(0).data,
-         .state_out = c.out(1).as<float>(),
-         .scratch = c.scratch().take<float>(threads() * compress_kv::scratch_floats(weight.last())),
-         .before = least + waiting,
-         .tokens = tokens,
-         .windows = windows,
-         .ratio = ratio,
-         .series = series,
-         .dim = weight.last(),
-         .eps = eps});
+  c.run(compress_kv::kVariants, {.state = state.as<const float>(),
+                                 .kv = kv.as_rows<const void>(),
+                                 .gate = gate.as_rows<const void>(),
+                                 .kv_dtype = kv.dtype,
+                                 .gate_dtype = gate.dtype,
+                                 .ape = c.arg(kApe).as_rows<const float>(),
+                                 .weight = weight.data,
+                                 .weight_dtype = weight.dtype,
+                                 .entries = c.out(0).data,
+                                 .state_out = c.out(1).as<float>(),
+                                 .scratch = c.floats(threads() * compress_kv::scratch_floats(weight.last()), 0),
+                                 .before = least + waiting,
+                                 .tokens = tokens,
+                                 .windows = windows,
+                                 .ratio = ratio,
+                                 .series = series,
+                                 .dim = weight.last(),
+                                 .eps = eps});
 }
 
 void norm_rope_kv_write(Call& c) {
@@ -107,12 +106,13 @@ void norm_rope_kv_write(Call& c) {
     fail("eps is ", c.option(kEps).real, ", expected a finite number, 0 or more");
   const rope::Rotation how = rotation(c, kTheta, kYarnFactor, dim, "values", false);
   const kv::Target target = target_of(c, pool, kScaleRounding, kAmaxFloor);
-  const int64_t* slots = slots_of(c, kSlots, pool);
+  const kv::Slot* slots = slots_of(c, kSlots, pool);
   const int32_t* positions = c.indices(kPositions);
   check_range(c, kPositions, "positions", positions, -int64_t{INT32_MAX}, int64_t{INT32_MAX} + 1);
   const int64_t floats = norm_rope_kv_write::scratch_floats(how.pairs, dim);
   c.run(norm_rope_kv_write::kVariants, {.target = target,
                                         .slots = slots,
+                                        .records = pool.records(),
                                         .values = values.as_rows<const void>(),
                                         .dtype = values.dtype,
                                         .positions = positions,

@@ -11,6 +11,13 @@ __device__ inline float sum_lanes(float x) {
   return __shfl_sync(0xffffffffu, x, 0);
 }
 
+// The same in each half of a warp.
+__device__ inline float sum_half(float x) {
+#pragma unroll
+  for (int by = 8; by > 0; by /= 2) x += __shfl_down_sync(0xffffffffu, x, by, 16);
+  return __shfl_sync(0xffffffffu, x, 0, 16);
+}
+
 // Of acc = step(acc, i) as simd/loops.h, sum_over, has it: of every 64 values the sixteens go to four chains, and
 // what is left at the end goes to the first of them. A lane does a sixteenth of two chains.
 template <class Step>

@@ -15,7 +15,18 @@ constexpr int64_t kFp4Group = 32;  // values that share a scale
 struct Range {
   int32_t first, last;  // half open, 0 <= first <= last
 
-  int64_t size() const { return last - first; }
+  constexpr int64_t size() const { return last - first; }
+};
+
+// Ranges as callers give them, [rows]; null: from the first, to the last.
+struct Bounds {
+  const int32_t *starts, *ends;
+
+  constexpr Range range_of(int64_t row, int64_t cols) const {
+    const int64_t first = starts != nullptr ? min(max(starts[row], 0), cols) : 0;
+    const int64_t last = ends != nullptr ? min(ends[row], cols) : cols;
+    return {static_cast<int32_t>(first), static_cast<int32_t>(max(first, last))};
+  }
 };
 
 struct Queries {

@@ -42,6 +42,13 @@ constexpr Layout kLayouts[] = {
 };
 constexpr const Layout& layout_of(Format f) { return kLayouts[static_cast<int>(f)]; }  // of all but bf16
 
+// Slots as kernels get them: on a device the narrower of what callers may give.
+#if defined(SK_CUDA)
+using Slot = int32_t;
+#else
+using Slot = int64_t;
+#endif
+
 // Pages of quantised records. Byte is uint8_t or const uint8_t.
 template <class Byte>
 struct Pool {
@@ -57,13 +64,13 @@ struct Record {
 };
 
 template <class Byte>
-SK_INLINE Record<Byte> record_at(const Layout& f, const Pool<Byte>& pool, int64_t page, int64_t place) {
+SK_INLINE constexpr Record<Byte> record_at(const Layout& f, const Pool<Byte>& pool, int64_t page, int64_t place) {
   Byte* start = pool.data + page * pool.page_stride;
   Byte* data = start + place * f.data_bytes();
   return {data, f.footer ? start + pool.page_size * f.data_bytes() + place * f.scale_bytes : data + f.code_bytes};
 }
 template <class Byte>
-SK_INLINE Record<Byte> record_at(const Layout& f, const Pool<Byte>& pool, int64_t slot) {
+SK_INLINE constexpr Record<Byte> record_at(const Layout& f, const Pool<Byte>& pool, int64_t slot) {
   return record_at(f, pool, slot / pool.page_size, slot % pool.page_size);
 }
 

@@ -64,15 +64,15 @@ def digest(*parts: str | bytes) -> str:
     return h.hexdigest()[:16]
 
 
-def runtime_text() -> str:
-    """All sources of the run time: what is built with them depends on all of them."""
-    return "".join(p.read_text() for p in sorted((HERE / "runtime").iterdir()))
+def runtime_headers() -> str:
+    """What translated kernels include."""
+    return "".join(p.read_text() for p in sorted((HERE / "runtime").glob("*.h")))
 
 
 def runtime_objects() -> list[Path]:
     """The compiled run time."""
     found = []
-    headers = "".join(p.read_text() for p in sorted((HERE / "runtime").glob("*.h")))
+    headers = runtime_headers()
     for source in sorted((HERE / "runtime").glob("*.cpp")):
         to = CACHE / f"{source.stem}-{digest(source.read_text(), headers, *FLAGS)}.o"
         compile_cpp(source, to, ["-O2"])
@@ -124,7 +124,7 @@ def translated(ptx: str) -> Translation:
 
 def object_of(ptx: str, name: str = "kernels") -> Path:
     """PTX text as an object file."""
-    to = CACHE / f"{name}-{digest(ptx, translator_text(), runtime_text(), *FLAGS)}.o"
+    to = CACHE / f"{name}-{digest(ptx, translator_text(), runtime_headers(), *FLAGS)}.o"
     if not to.exists():
         source = to.with_suffix(".cpp")
         source.parent.mkdir(parents=True, exist_ok=True)
@@ -133,9 +133,12 @@ def object_of(ptx: str, name: str = "kernels") -> Path:
     return to
 
 
+TRANSLATOR = ("ptx", "translate", "context", "arithmetic", "memory", "warps")
+
+
 def translator_text() -> str:
     """The translator's own sources."""
-    return "".join(p.read_text() for p in sorted(HERE.glob("*.py")) if not p.name.startswith("test_"))
+    return "".join((HERE / f"{name}.py").read_text() for name in TRANSLATOR)
 
 
 def library(ptx: str, name: str = "kernels") -> Path:

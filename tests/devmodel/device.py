@@ -48,6 +48,8 @@ class Device:
             ("model_error_count", ctypes.c_uint64),
             ("model_counters", None, ctypes.c_void_p),
             ("model_free_everything", None),
+            ("model_mutate", ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_int),
+            ("model_mutation_reached", ctypes.c_uint64),
             ("model_set", None, ctypes.c_int, ctypes.c_int, ctypes.c_uint64, ctypes.c_uint64, ctypes.c_int),
             (
                 "model_launch",
@@ -73,6 +75,24 @@ class Device:
     ) -> None:
         """How the next launches run; `core.h` says what the settings mean."""
         self._c.model_set(checking, POLICIES.index(policy), seed, rounding, truncating)
+
+    @contextmanager
+    def mutated(self, kernel: str, line: int, *, weakened: bool = False) -> Iterator[None]:
+        """Inside, the synchronisation at that line of a kernel's PTX is left out, or weakened.
+
+        Raises:
+            ValueError: there is no such kernel.
+        """
+        if not self._c.model_mutate(kernel.encode(), line, weakened):
+            raise ValueError(f"no kernel {kernel}")
+        try:
+            yield
+        finally:
+            self._c.model_mutate(None, 0, 0)
+
+    def reached(self) -> int:
+        """How often threads came to the mutated line."""
+        return int(self._c.model_mutation_reached())
 
     def set_architecture(self, sm: int) -> None:
         """What the CUDA run time says the device is: 80, 90, ..."""

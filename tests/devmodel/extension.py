@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import fcntl
 import importlib.util
+import re
 import sys
 import sysconfig
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -38,12 +39,21 @@ DEVICE_FLAGS = [
 def device_sources(ops: Sequence[str]) -> list[Path]:
     """What nvcc compiles for some ops."""
     own = [p for op in ops for p in CSRC.glob(f"kernels/{KERNEL_OF.get(op, op)}/cuda*.cu")]
-    shared = [p for p in CSRC.glob("gemm/*.cu") if any("gemm/" in s.read_text() for s in own)]
+    shared = [
+        p
+        for folder in ("gemm", "moe")
+        for p in CSRC.glob(f"{folder}/*.cu")
+        if any(f'"{folder}/device.h"' in with_includes(s) for s in own)
+    ]
     return sorted({*CSRC.glob("cuda/*.cu"), *own, *shared})
 
 
 # Ops whose kernel is another op's.
-KERNEL_OF = {"grouped_gemm": "gemm", "grouped_gemm_masked": "gemm"}
+KERNEL_OF = {
+    "grouped_gemm": "gemm",
+    "grouped_gemm_masked": "gemm",
+    "sparse_mla_prefill": "sparse_attention",
+}
 
 
 def ops_on_cuda() -> list[str]:
@@ -52,8 +62,20 @@ def ops_on_cuda() -> list[str]:
     return sorted(folders | {op for op, folder in KERNEL_OF.items() if folder in folders})
 
 
-def _headers(*suffixes: str) -> str:
-    return "".join(p.read_text() for p in sorted(CSRC.rglob("*")) if p.suffix in suffixes)
+_INCLUDED = re.compile(r'^#include "([^"]+)"', re.MULTILINE)
+
+
+@cache
+def with_includes(source: Path) -> str:
+    """A source of csrc and all of csrc that it includes, directly or not: what its object depends on."""
+    seen: dict[Path, str] = {}
+    todo = [source]
+    while todo:
+        path = todo.pop()
+        if path not in seen and path.exists():
+            seen[path] = path.read_text()
+            todo += [CSRC / name for name in _INCLUDED.findall(seen[path])]
+    return "".join(text for _, text in sorted(seen.items()))
 
 
 def device_objects(source: Path, arch: str) -> tuple[Path, Path, str]:
@@ -66,8 +88,7 @@ def device_objects(source: Path, arch: str) -> tuple[Path, Path, str]:
     if compiler is None:
         raise BuildError("no nvcc")
     number = arch.removeprefix("sm_")
-    near = "".join(p.read_text() for p in sorted(source.parent.glob("*.cuh")))
-    known = digest(source.read_text(), near, _headers(".cuh") + _op_headers(source), arch, *DEVICE_FLAGS)
+    known = digest(with_includes(source), arch, *DEVICE_FLAGS)
     name = f"{source.parent.name}-{source.stem}-{arch}-{known}"
     folder = CACHE / name
     host, ptx = folder / "host.o", folder / "kernel.ptx"
@@ -85,16 +106,6 @@ def device_objects(source: Path, arch: str) -> tuple[Path, Path, str]:
     return host, object_of(ptx.read_text(), f"{source.parent.name}-{source.stem}"), ptx.read_text()
 
 
-def _op_headers(source: Path) -> str:
-    shared = [
-        *CSRC.glob("core/*.h"),
-        *CSRC.glob("moe/rout*.h"),
-        *CSRC.glob("gemm/gemm.h"),
-        *source.parent.glob("*.h"),
-    ]
-    return "".join(p.read_text() for p in sorted(shared))
-
-
 def binding_objects(arch: str, ops: Sequence[str]) -> list[Path]:
     """The bindings of `_cuda`, compiled as CMakeLists.txt does."""
     import pybind11
@@ -107,12 +118,11 @@ def binding_objects(arch: str, ops: Sequence[str]) -> list[Path]:
         f'-DSK_CUDA_KERNELS="{" ".join(sorted({KERNEL_OF.get(op, op) for op in ops}))}"',
         f'-DSK_CUDA_ARCHS="model of {arch}"',
     ]
-    headers = _headers(".h")
 
     def one(source: Path) -> Path:
         named = defines if source.name == "module.cpp" else defines[:1]
         used = [*FLAGS, "-O0", "-fvisibility=hidden", "-fopenmp", *named, *(f"-I{p}" for p in include)]
-        to = CACHE / f"{source.parent.name}-{source.stem}-{digest(source.read_text(), headers, *used)}.o"
+        to = CACHE / f"{source.parent.name}-{source.stem}-{digest(with_includes(source), *used)}.o"
         if not to.exists():
             to.parent.mkdir(parents=True, exist_ok=True)
             partial_ = to.with_suffix(".partial")

@@ -101,7 +101,7 @@ def copy(c: Context, i: Instruction) -> str:
         counted = str("noinc" not in parts).lower()
         return f"copy_arrive({c.shared(i.operands[0])}, {counted}, {line});"
     if "commit_group" in parts:
-        return "copy_commit();"
+        return f"copy_commit({line});"
     if "wait_group" in parts or "wait_all" in parts:
         return f"copy_wait({i.operands[0] + 'u' if i.operands else '~0u'}, {line});"
     to, source, size, *rest = i.operands

@@ -17,6 +17,7 @@ std::vector<std::string> kernels() {
   for (std::string name; folders >> name;) {
     names.push_back(name);
     if (name == "gemm") names.insert(names.end(), {"grouped_gemm", "grouped_gemm_masked"});
+    if (name == "sparse_attention") names.push_back("sparse_mla_prefill");
   }
   return names;
 }

@@ -5,6 +5,7 @@
 #include "bindings/moe_args.h"
 #include "kernels/moe_permutation/op.h"
 #include "kernels/route_hash/op.h"
+#include "moe/device.h"
 
 namespace sk {
 namespace {
@@ -24,7 +25,7 @@ void moe_permutation(Call& c) {
          ", for int32 to number them");
   c.set_size("P", rows);
   c.make_outputs();
-  const int64_t counts = moe_permutation::chunks_on_device(slots.tokens * slots.top_k) * experts;
+  const int64_t counts = moe::chunks_on_device(slots.tokens * slots.top_k) * experts;
   c.run(moe_permutation::kVariants, {.slots = slots,
                                      .counts = static_cast<int32_t*>(c.device_scratch(counts * size_of(Dtype::i32))),
                                      .alignment = alignment,

@@ -12,8 +12,6 @@ namespace {
 #include "gemm/items.h"
 #include "gemm/operand.h"
 
-constexpr int64_t kGroup = 128;            // of activations that share a scale
-constexpr float kAmaxFloor = 1e-4f;
 constexpr int64_t kHiddenBytes = 24 << 20;  // scratch for the hidden rows of a chunk of tokens
 constexpr int64_t kOutColumns = gemm::kPanel;
 

@@ -5,6 +5,21 @@
 
 namespace sk::fused_moe {
 
+// On a device: what a step leaves for the next ones. Slots: tokens * top_k.
+struct DeviceScratch {
+  int32_t *counts, *expert_offsets;         // [chunks of slots, experts], [experts + 1]
+  int32_t *row_token, *row_slot, *slot_row;  // [slots]
+  uint8_t* codes;                           // [tokens, hidden] of x, where it is quantised
+  float* scales;                            // [tokens, ceil(hidden / kGroup)]
+  float* gate_up;                           // [slots, 2 * inter]
+  void* activated;                          // [slots, inter]
+  float* activated_scales;                  // [slots, ceil(inter / kGroup)]
+  float* parts;                             // [slots, hidden]
+};
+
+inline constexpr int64_t kGroup = 128;  // of activations that share a scale
+inline constexpr float kAmaxFloor = 1e-4f;
+
 struct Args {
   Rows<const void> x;    // [tokens, hidden]
   Dtype dtype;           // f32 or bf16
@@ -19,6 +34,7 @@ struct Args {
   void* out;             // [tokens, hidden]
   Dtype out_dtype;
   gemm::Blocking blocking;
+  DeviceScratch scratch = {};
 };
 
 SK_CPU_VARIANTS

@@ -13,6 +13,12 @@ struct Pages {
 struct Copy { int64_t from, to; };  // pages; kSpare: the spare page
 constexpr int64_t kSpare = -1;
 
+// On a device nobody puts the copies in order.
+struct DevicePairs {
+  const int32_t* pairs;  // [count, 2]: from, to
+  int64_t count, src_pages, dst_pages;
+};
+
 struct Args {
   Pages<const uint8_t> src;
   Pages<uint8_t> dst;
@@ -21,6 +27,7 @@ struct Args {
   const int64_t* waves;    // [wave_count + 1]: where each begins among the copies
   int64_t wave_count;
   int64_t rows, row_bytes;  // of a page
+  DevicePairs on_device = {};  // instead of copies and waves; `spare` has room for all pages, null: of two pools
 };
 
 SK_CPU_VARIANTS

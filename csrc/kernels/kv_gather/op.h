@@ -5,6 +5,13 @@
 
 namespace sk::kv_gather {
 
+// On a device rows are numbered there.
+struct OnDevice {
+  const int32_t* lens;  // [sequences]
+  int64_t* offsets;     // scratch [sequences + 1]
+  int64_t pages;        // of the pool
+};
+
 struct Args {
   kv::Format format;
   kv::Pool<const uint8_t> pool;  // bf16: page_stride is that of a page, and row_stride that of a record
@@ -17,6 +24,7 @@ struct Args {
   uint8_t* scale;      // [rows, scale_bytes] of an index format, else null
   int64_t rows;        // at least offsets[sequences]; those past it become zeros
   int64_t row_bytes, scale_bytes;
+  OnDevice on_device = {};  // instead of offsets; starts may be null, for 0
 };
 
 SK_CPU_VARIANTS

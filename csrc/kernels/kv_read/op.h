@@ -9,7 +9,8 @@ struct Args {
   kv::Format format;
   kv::Pool<const uint8_t> pool;  // bf16: of one row a page
   Dtype plain_dtype;             // of the records of format bf16
-  const int64_t* slots;          // [rows], in range or negative
+  const kv::Slot* slots;         // [rows], below records; negative: none
+  int64_t records;               // of the pool
   void* out;                     // [rows, dim] of dtype
   Dtype dtype;                   // bf16 or f32
   int64_t rows, dim;

@@ -7,7 +7,8 @@ namespace sk::kv_write {
 
 struct Args {
   kv::Target target;
-  const int64_t* slots;     // [tokens], in range or negative
+  const kv::Slot* slots;    // [tokens], below records; negative: none
+  int64_t records;          // of the pool
   Rows<const void> values;  // [tokens, dim] of dtype
   Dtype dtype;              // bf16 or f32: then rounded first
   int64_t tokens, dim;

@@ -9,7 +9,7 @@ struct Args {
   attention::Queries queries;  // `steps` of each sequence
   Rows<const void> cache;      // [pages * page_size * kv_heads, dk] of dtype
   Dtype dtype;
-  int64_t page_size;
+  int64_t pages, page_size;
   const int32_t* block_table;  // [sequences, max_pages]
   int64_t max_pages;
   const int32_t* seq_lens;     // [sequences]

@@ -9,7 +9,8 @@ namespace sk::norm_rope_kv_write {
 
 struct Args {
   kv::Target target;
-  const int64_t* slots;       // [tokens], in range or negative
+  const kv::Slot* slots;      // [tokens], below records; negative: none
+  int64_t records;            // of the pool
   Rows<const void> values;    // [tokens, dim] of dtype, which every step rounds to
   Dtype dtype;
   const int32_t* positions;   // [tokens]

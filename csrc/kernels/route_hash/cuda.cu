@@ -24,7 +24,8 @@ __global__ void __launch_bounds__(kThreads) weigh(const Args a) {
   }
   int32_t id = -1;
   const int64_t row = look.token_ids[token];
-  if (lane < k && static_cast<uint64_t>(row) < static_cast<uint64_t>(look.table_rows)) id = look.table[row * k + lane];
+  if (lane < k && static_cast<uint64_t>(row) < static_cast<uint64_t>(look.table_rows))
+    id = look.table[row * k + lane];
   if (static_cast<uint64_t>(id) >= static_cast<uint64_t>(a.logits.experts)) id = -1;
   const float w = weight_of(id < 0 ? 0.0f : score(how, widen(z[id]), top), k, total, a.weighing);
   if (lane >= k) return;

@@ -5,6 +5,13 @@
 
 namespace sk::sparse_attention {
 
+// On a device every query finds out itself what it may see.
+struct DeviceRanges {
+  const int32_t *cu_q, *cu_k;  // [sequences + 1] or null: one sequence
+  int64_t sequences;
+  bool causal;
+};
+
 struct Args {
   attention::Queries queries;
   attention::KeyRows rows;
@@ -13,6 +20,7 @@ struct Args {
   const int32_t* indices;       // [queries, topk] the keys that it does see
   int64_t topk;                 // -1: there are no indices, it sees all of these
   const int32_t* lengths;       // [queries] how many of its indices count; null: all
+  DeviceRanges on_device = {};  // instead of first and last; without indices `lengths` are of ranges
 };
 
 SK_CPU_VARIANTS

@@ -13,6 +13,7 @@ struct Selection {
   const int32_t* indices;        // [queries, topk] slots; below 0: none
   int64_t topk;                  // 0: there is no such pool
   const int32_t* lengths;        // [queries / steps] how many of them count; null: all
+  int64_t records;               // of the pool
 
   int64_t count(int64_t query, int64_t steps) const { return lengths != nullptr ? lengths[query / steps] : topk; }
 };

@@ -11,6 +11,7 @@ struct Args {
   const indexer::Range* ranges;  // [rows]
   int32_t* out;                  // [rows, k]
   int64_t rows, cols, k;
+  indexer::Bounds bounds = {};   // on a device, instead of ranges
 };
 
 SK_CPU_VARIANTS

@@ -76,15 +76,20 @@ void copy_async(u32 to, const void* from, u32 bytes, u32 bytes_read, int line) {
   current->open_copies.copies.push_back({p, static_cast<const u8*>(from), bytes, bytes_read, line});
 }
 
-void copy_commit() {
+void copy_commit(int line) {
+  if (is_mutated(line)) return;
   current->copies.push_back(std::move(current->open_copies));
   current->open_copies = {};
 }
 
-void copy_wait(u32 groups_left, int) {
+void copy_wait(u32 groups_left, int line) {
   auto& groups = current->copies;
+  if (is_mutated(line)) {
+    if (!mutation.weakened || groups_left == ~0u) return;
+    ++groups_left;
+  }
   if (groups_left == ~0u) {
-    copy_commit();
+    copy_commit(0);
     groups_left = 0;
   }
   if (groups.size() <= groups_left) return;

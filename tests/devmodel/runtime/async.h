@@ -6,7 +6,7 @@ namespace model {
 
 // --- cp.async: copies of this thread, in groups
 void copy_async(u32 to, const void* from, u32 bytes, u32 bytes_read, int line);
-void copy_commit();
+void copy_commit(int line);
 void copy_wait(u32 groups_left, int line);  // 0xffffffff: also what is not committed
 void copy_arrive(u32 barrier, bool counted, int line);  // cp.async.mbarrier.arrive
 

@@ -143,6 +143,20 @@ struct Launch {
 extern Thread* current;
 extern Launch launching;  // the launch in progress
 
+// One synchronisation that is left out, or weakened, to see whether anything notices (mutation.py).
+struct Mutation {
+  const Kernel* kernel = nullptr;
+  int line = 0;
+  bool weakened = false;
+  uint64_t reached = 0;  // how often a thread came there
+};
+extern Mutation mutation;
+inline bool is_mutated(int line) {
+  if (line != mutation.line || launching.kernel != mutation.kernel) return false;
+  ++mutation.reached;
+  return true;
+}
+
 struct Counters { uint64_t launches = 0, blocks = 0, switches = 0, warp_operations = 0, macs = 0, accesses = 0; };
 extern Counters counters;
 

@@ -7,6 +7,9 @@
 #include "core.h"
 
 namespace model {
+
+Mutation mutation;
+
 namespace {
 
 struct Error {
@@ -109,6 +112,12 @@ extern "C" {
 void model_set(int checking, int policy, uint64_t seed, uint64_t rounding, int truncating) {
   settings = {checking != 0, static_cast<Policy>(policy), seed, rounding, truncating != 0};
 }
+// Null: nothing is mutated. False: there is no such kernel.
+int model_mutate(const char* kernel, int line, int weakened) {
+  mutation = {kernel != nullptr ? find_kernel(kernel) : nullptr, line, weakened != 0, 0};
+  return kernel == nullptr || mutation.kernel != nullptr;
+}
+uint64_t model_mutation_reached() { return mutation.reached; }
 void* model_allocate(size_t bytes) { return allocate(bytes); }
 void model_free_everything() { free_everything(); }
 void model_initialised(void* p, size_t bytes, int on) {

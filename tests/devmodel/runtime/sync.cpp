@@ -117,10 +117,12 @@ void warp_operation(const char* name, uint32_t mask, void (*body)(Warp&, uint32_
 }
 
 void join_warp(uint32_t mask, int line) {
+  if (is_mutated(line)) return;
   warp_operation("bar.warp.sync", mask, [](Warp& w, uint32_t m) { join_clocks(w, m); }, nullptr, line, false);
 }
 
 uint32_t barrier(uint32_t number, uint32_t count, bool waits, int line, Reduce reduce, bool predicate) {
+  if (is_mutated(line)) return 0;
   Block& b = *current->block;
   if (number > 15) {
     report("barrier", line, "barrier %u, of 16", number);

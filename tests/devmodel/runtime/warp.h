@@ -28,7 +28,9 @@ void store(void* p, const T (&values)[N], int line, Access kind = Access::write)
 template <class T, class F>
 T read_modify_write(void* p, int line, F f) {
   T old{};
-  if (!access(p, sizeof(T), Access::atomic, line)) return old;
+  const bool plain = is_mutated(line);
+  if (!access(p, sizeof(T), plain ? Access::read : Access::atomic, line)) return old;
+  if (plain) access(p, sizeof(T), Access::write, line);
   memcpy(&old, p, sizeof old);
   const T updated = f(old);
   memcpy(p, &updated, sizeof updated);
