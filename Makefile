@@ -13,7 +13,7 @@ CXX_SOURCES := $(shell find csrc tests -name '*.h' -o -name '*.cpp' -o -name '*.
 # One test process a core, one thread each; tests of threads ask for more themselves, and waiting ones sleep.
 PYTEST = OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(BIN)/pytest -q -n $(JOBS) --dist worksteal
 
-.PHONY: help venv build test demo lint bench asan emulated devmodel clean
+.PHONY: help venv build test demo lint bench asan emulated devmodel changed-kernels mutants gate clean
 help:
 	@echo "venv build test demo lint bench asan emulated devmodel mutants gate clean"
 
@@ -62,6 +62,9 @@ devmodel: build
 	@command -v nvcc > /dev/null || [ -x "$$CUDA_HOME/bin/nvcc" ] || \
 	  { echo "devmodel: skipped, for there is no nvcc on the path or in CUDA_HOME"; exit 0; }; \
 	$(PYTEST) tests/devmodel -m "devmodel or not devmodel" $(ARGS)
+
+changed-kernels:
+	@echo "test_defects or test_compiles or (test_ops and ($$($(BIN)/python -m tests.devmodel.changed)))"
 
 # What the tests would notice: synchronisations of CUDA kernels left out one at a time; build/devmodel/report.json.
 mutants: build

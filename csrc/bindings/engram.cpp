@@ -22,7 +22,7 @@ void engram_hash(Call& c) {
   check_range(c, kPrimes, "primes", primes, 1, kEveryInt);
   check_range(c, kOffsets, "offsets", offsets, 0, kEveryInt);
   const int64_t columns = (longest - 1) * heads;
-  for (int64_t i = 0; i < layers * columns; ++i)
+  for (int64_t i = 0; Call::kReadsValues && i < layers * columns; ++i)
     if (int64_t{primes[i]} - 1 + offsets[i] > INT32_MAX)
       fail("offsets[", i / columns, ", ", i % columns, "] is ", offsets[i], ", and primes has ", primes[i],
            " there: too large for int32 to number the rows");
@@ -57,7 +57,8 @@ void engram_lookup(Call& c) {
                                    .out = c.out(0).as<uint8_t>(),
                                    .count = c.arg(kRows).size(),
                                    .dim = table.last(),
-                                   .bytes = table.last() * size_of(dtype)});
+                                   .bytes = table.last() * size_of(dtype),
+                                   .entries = table.rows()});
 }
 
 void engram_gate(Call& c) {

@@ -15,6 +15,7 @@ int64_t index_at(const TensorView& t, int64_t i) {
 
 // [starts, ends) of every row, cut to the columns that there are. None: from the first, to the last.
 const indexer::Range* read_ranges(Call& c, int starts_arg, int ends_arg, int64_t rows, int64_t cols) {
+  if constexpr (!Call::kReadsValues) return nullptr;
   const TensorView &starts = c.arg(starts_arg), &ends = c.arg(ends_arg);
   indexer::Range* const ranges = c.scratch().take<indexer::Range>(rows);
   for (int64_t r = 0; r < rows; ++r) {
@@ -27,6 +28,7 @@ const indexer::Range* read_ranges(Call& c, int starts_arg, int ends_arg, int64_t
 
 // On a device each row finds its own.
 indexer::Bounds read_bounds(Call& c, int starts_arg, int ends_arg) {
+  if constexpr (Call::kReadsValues) return {};
   const auto read = [&](int arg) { return c.arg(arg).present() ? c.indices(arg) : nullptr; };
   return {read(starts_arg), read(ends_arg)};
 }
@@ -83,7 +85,8 @@ indexer::Keys read_keys(const Call& c, const indexer::Queries& q, int k_arg, int
           .table_stride = 0,
           .page_size = 0,
           .page_bytes = 0,
-          .page_scale_bytes = 0};
+          .page_scale_bytes = 0,
+          .pages = 0};
 }
 
 void indexer_logits(Call& c) {
@@ -93,12 +96,15 @@ void indexer_logits(Call& c) {
   const int64_t cols = c.size("N");
   check_columns("k", cols);
   c.make_outputs();
-  c.run(indexer_logits::kVariants, {.problem = {.queries = q,
-                                                .keys = keys,
-                                                .ranges = read_ranges(c, kStarts, kEnds, q.rows, cols),
-                                                .rows_a_sequence = max(q.rows, 1)},
-                                    .out = c.out(0).as<float>(),
-                                    .cols = cols});
+  c.run(indexer_logits::kVariants,
+        {.problem =
+             {.queries = q,
+              .keys = keys,
+              .ranges = read_ranges(c, kStarts, kEnds, q.rows, cols),
+              .rows_a_sequence = max(q.rows, 1),
+              .on_device = {.bounds = read_bounds(c, kStarts, kEnds), .lens = nullptr, .each = false, .cols = cols}},
+         .out = c.out(0).as<float>(),
+         .cols = cols});
 }
 
 constexpr int64_t kWorkspace = 32 << 20;  // bytes, where max_workspace_bytes is None
@@ -127,8 +133,12 @@ indexer::Problem read_pages(Call& c, int64_t limit) {
                 reach = table_size * page_size;
   check_columns("block_table", reach);
   const int32_t* const table = c.indices(kTable);
+  const indexer::RangesOnDevice on_device = {.bounds = {},
+                                             .lens = Call::kReadsValues ? nullptr : c.indices(kLens),
+                                             .each = lens.rank == 2,
+                                             .cols = limit >= 0 ? min(limit, reach) : reach};
   indexer::Range* const ranges = c.scratch().take<indexer::Range>(batch * n);
-  for (int64_t b = 0; b < batch; ++b) {
+  for (int64_t b = 0; Call::kReadsValues && b < batch; ++b) {
     int64_t most = 0;
     for (int64_t t = 0; t < n; ++t) {
       const int64_t at = lens.rank == 1 ? b : b * lens.row_stride() + t, len = index_at(lens, at);
@@ -155,9 +165,11 @@ indexer::Problem read_pages(Call& c, int64_t limit) {
                    .table_stride = table_size,
                    .page_size = page_size,
                    .page_bytes = page_size * entry * size_of(cache.dtype),
-                   .page_scale_bytes = 4},
+                   .page_scale_bytes = 4,
+                   .pages = pages},
           .ranges = ranges,
-          .rows_a_sequence = max(n, 1)};
+          .rows_a_sequence = max(n, 1),
+          .on_device = on_device};
 }
 
 void indexer_logits_paged(Call& c) {
@@ -176,26 +188,35 @@ void choose_keys(Call& c, const indexer::Problem& problem, int64_t cols, int k_o
   const int64_t k = c.integer(k_option);
   const OptionValue &limit = c.option(k_option + 1), &candidates = c.option(k_option + 2);
   check_count("k_top", k);
-  int64_t most_keys = 0;
-  for (int64_t r = 0; r < problem.queries.rows; ++r) most_keys = max(most_keys, problem.ranges[r].size());
+  int64_t most_keys = Call::kReadsValues ? 0 : cols;
+  for (int64_t r = 0; Call::kReadsValues && r < problem.queries.rows; ++r)
+    most_keys = max(most_keys, problem.ranges[r].size());
   indexer::Choice choice = {.k = max(1, min(k, most_keys)), .block = 0, .blocks = 0};
   if (candidates.present) {
     choice.block = candidates.integers[0];
     choice.blocks = max(1, min(candidates.integers[1], ceil_div(cols, choice.block)));
   }
   const int64_t bytes = limit.present ? limit.integer : kWorkspace;
-  const int64_t least = indexer::plan_workspace(problem, choice, most_keys, true, 1, 0).bytes;
+  const int64_t blocks = choice.block > 0 ? ceil_div(cols, choice.block) : 0, row_bytes = 4 * (cols + 2 * blocks);
+  const int64_t least =
+      Call::kReadsValues ? indexer::plan_workspace(problem, choice, most_keys, true, 1, 0).bytes : row_bytes;
   if (bytes < least)
     fail("max_workspace_bytes is ", bytes, limit.present ? "" : " by default", ", expected at least ", least,
          " at these sizes");
   c.make_outputs();
+  const int64_t rows = max(1, min(problem.queries.rows, bytes / max(row_bytes, 1)));
+  float* const scratch = c.floats(0, rows * row_bytes / 4);
   c.run(indexer_topk::kVariants, {.problem = problem,
                                   .choice = choice,
                                   .out = c.out(0).as<int32_t>(),
                                   .columns = k,
                                   .most_keys = most_keys,
                                   .limit = bytes,
-                                  .physical = physical});
+                                  .physical = physical,
+                                  .on_device = {.rows = rows,
+                                                .blocks = blocks,
+                                                .scores = scratch,
+                                                .marks = reinterpret_cast<uint32_t*>(scratch + rows * cols)}});
 }
 
 void indexer_topk(Call& c) {
@@ -205,10 +226,12 @@ void indexer_topk(Call& c) {
   const indexer::Keys keys = read_keys(c, q, kK, kKScale);
   const int64_t cols = c.size("N");
   check_columns("k", cols);
-  const indexer::Problem problem = {.queries = q,
-                                    .keys = keys,
-                                    .ranges = read_ranges(c, kStarts, kEnds, q.rows, cols),
-                                    .rows_a_sequence = max(q.rows, 1)};
+  const indexer::Problem problem = {
+      .queries = q,
+      .keys = keys,
+      .ranges = read_ranges(c, kStarts, kEnds, q.rows, cols),
+      .rows_a_sequence = max(q.rows, 1),
+      .on_device = {.bounds = read_bounds(c, kStarts, kEnds), .lens = nullptr, .each = false, .cols = cols}};
   choose_keys(c, problem, cols, kKTop, false);
 }
 
@@ -230,12 +253,12 @@ void topk_per_row(Call& c) {
   c.make_outputs();
   c.run(topk_per_row::kVariants, {.scores = scores.as_rows<const void>(),
                                   .dtype = scores.dtype,
-                                  .ranges = Call::kReadsValues ? read_ranges(c, kStarts, kEnds, rows, cols) : nullptr,
+                                  .ranges = read_ranges(c, kStarts, kEnds, rows, cols),
                                   .out = c.out(0).as<int32_t>(),
                                   .rows = rows,
                                   .cols = cols,
                                   .k = k,
-                                  .bounds = Call::kReadsValues ? indexer::Bounds{} : read_bounds(c, kStarts, kEnds)});
+                                  .bounds = read_bounds(c, kStarts, kEnds)});
 }
 
 constexpr Binding kBindings[] = {

@@ -33,20 +33,6 @@ const int32_t* look_up(Call& c, int token_ids_arg, int table_arg, int64_t expert
   return chosen;
 }
 
-// `experts_of` has them as columns; options come in the order top_k, (scoring), n_group, topk_group.
-moe::Selection selection(const Call& c, const char* experts_of, int64_t experts, int bias, int top_k, int n_group) {
-  const int64_t k = c.integer(top_k), groups = c.integer(n_group), kept = c.integer(n_group + 1);
-  if (experts > moe::kMaxExperts) fail(experts_of, " has ", experts, " experts, expected at most ", moe::kMaxExperts);
-  if (groups < 1 || experts % groups != 0)
-    fail("n_group is ", groups, ", expected a divisor of the ", experts, " experts");
-  if (kept < 1 || kept > groups) fail("topk_group is ", kept, ", expected 1 to n_group = ", groups);
-  const int64_t eligible = experts / groups * kept;
-  if (k < 1 || k > min(eligible, moe::kMaxTopK))
-    fail("top_k is ", k, ", expected 1 to ", min(eligible, moe::kMaxTopK),
-         eligible < moe::kMaxTopK && kept < groups ? ", the experts in topk_group groups" : "");
-  return {.bias = c.arg(bias).as<const float>(), .top_k = k, .n_group = groups, .topk_group = kept};
-}
-
 void route_topk(Call& c) {
   enum { kLogits, kBias };
   enum { kTopK, kScoring, kNGroup, kTopkGroup, kRenormalize, kScale };
@@ -135,35 +121,15 @@ void moe_permutation(Call& c) {
 
 // Routes, counts rows, makes the results and fills the rows. Ids and weights are scratch until nothing can fail.
 void router_gather(Call& c) {
-  enum { kX, kRouter, kLogits, kBias, kTokenIds, kTable };
-  enum { kTopK, kScoring, kNGroup, kTopkGroup, kRenormalize, kScale };
-  enum { kQuantize = kScale + 1, kAlignment, kGroupSize, kScaleFormat, kNumRows };
-  enum { kRows, kScales, kWeights, kIds, kPermutation };
+  using namespace router;
   const TensorView &x = c.arg(kX), &router = c.arg(kRouter), &logits = c.arg(kLogits);
-  const bool looks_up = c.arg(kTable).present();
-  if (router.present() == logits.present())
-    fail("router and logits are both ", router.present() ? "given" : "None", ", expected one of them");
-  if (looks_up != c.arg(kTokenIds).present())
-    fail(looks_up ? "token_ids is None, expected a tensor with table"
-                  : "table is None, expected a tensor with token_ids");
-  if (looks_up && (c.arg(kBias).present() || c.integer(kNGroup) != 1 || c.integer(kTopkGroup) != 1))
-    fail("bias, n_group or topk_group is given, expected none with a table: it says which experts");
-
   const int64_t tokens = x.rows(), experts = c.size("E"), k = c.integer(kTopK);
-  const auto scoring = c.option(kScoring).present ? static_cast<moe::Scoring>(c.integer(kScoring))
-                       : looks_up                 ? moe::Scoring::sqrtsoftplus
-                                                  : moe::Scoring::sigmoid;
-  const moe::Weighing weigh = weighing(c, scoring, kRenormalize, kScale);
-  moe::Selection how{.bias = nullptr, .top_k = k, .n_group = 1, .topk_group = 1};
-  const int32_t* chosen = nullptr;
-  if (looks_up)
-    chosen = look_up(c, kTokenIds, kTable, experts);
-  else
-    how = selection(c, router.present() ? "router" : "logits", experts, kBias, kTopK, kNGroup);
+  const Routing how = routing_of(c);
+  const int32_t* chosen = how.looks_up ? look_up(c, kTokenIds, kTable, experts) : nullptr;
 
   float* weights = c.scratch().take<float>(tokens * k);
-  int32_t* selected = looks_up ? nullptr : c.scratch().take<int32_t>(tokens * k);
-  const int32_t* ids = looks_up ? chosen : selected;
+  int32_t* selected = how.looks_up ? nullptr : c.scratch().take<int32_t>(tokens * k);
+  const int32_t* ids = how.looks_up ? chosen : selected;
   if (router.present())
     c.run(router_gather::gate::kVariants, {.x = x.as_rows<const void>(),
                                            .dtype = x.dtype,
@@ -172,23 +138,23 @@ void router_gather(Call& c) {
                                            .tokens = tokens,
                                            .experts = experts,
                                            .dim = x.last(),
-                                           .selection = how,
-                                           .weighing = weigh,
+                                           .selection = how.selection,
+                                           .weighing = how.weighing,
                                            .chosen = chosen,
                                            .weights = weights,
                                            .ids = selected});
-  else if (looks_up)
+  else if (how.looks_up)
     c.run(route_hash::kVariants, {.logits = logits_of(logits),
                                   .tokens = tokens,
                                   .top_k = k,
-                                  .weighing = weigh,
+                                  .weighing = how.weighing,
                                   .ids = chosen,
                                   .weights = weights});
   else
     c.run(route_topk::kVariants, {.logits = logits_of(logits),
                                   .tokens = tokens,
-                                  .selection = how,
-                                  .weighing = weigh,
+                                  .selection = how.selection,
+                                  .weighing = how.weighing,
                                   .weights = weights,
                                   .ids = selected});
 

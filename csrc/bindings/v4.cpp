@@ -119,7 +119,7 @@ void norm_rope_kv_write(Call& c) {
                                         .weight = weight.data,
                                         .weight_dtype = weight.present() ? weight.dtype : Dtype::f32,
                                         .rotation = how,
-                                        .scratch = c.scratch().take<float>(threads() * floats),
+                                        .scratch = c.floats(threads() * floats, how.pairs),
                                         .tokens = values.rows(),
                                         .dim = dim,
                                         .width = width,

@@ -102,25 +102,22 @@ __device__ inline void pre_token(const Pre& a, int64_t token, float* mix) {
 }
 
 // mhc_post of one token, by a block: out[k] = post[k] * y + sum over i of comb[i, k] * x[i], ascending i.
-template <class T, class Y>
+template <class T>
 __device__ inline void post_token(const Post& a, int64_t token) {
   const int n = static_cast<int>(a.in.n);
-  const Y* const y = static_cast<const Y*>(a.y.data) + token * a.y.stride;
   const T* const x = static_cast<const T*>(a.in.x.data) + token * n * a.in.x.stride;
   const float *const post = a.post + token * n, *const comb = a.comb + token * n * n;
   T* const out = static_cast<T*>(a.out) + token * n * a.in.dim;
-  for (int64_t i = threadIdx.x; i < a.in.dim; i += blockDim.x)
+#pragma unroll 1
+  for (int64_t i = threadIdx.x; i < a.in.dim; i += blockDim.x) {
+    const float y = value_at(a.y.data, a.y_dtype, token * a.y.stride + i);
+#pragma unroll 1
     for (int k = 0; k < n; ++k) {
-      float sum = post[k] * widen(y[i]);
+      float sum = post[k] * y;
       for (int s = 0; s < n; ++s) sum = fmaf(comb[s * n + k], widen(x[s * a.in.x.stride + i]), sum);
       out[k * a.in.dim + i] = narrow<T>(sum);
     }
-}
-
-// body(T{}, Y{}) with the element types of the streams and of the layer's result.
-template <class Body>
-void with_types(const Post& a, const Body& body) {
-  with_float_type(a.in.dtype, [&](auto t) { with_float_type(a.y_dtype, [&](auto y) { body(t, y); }); });
+  }
 }
 
 }  // namespace sk::hyper::cuda

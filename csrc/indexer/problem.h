@@ -29,6 +29,21 @@ struct Bounds {
   }
 };
 
+// On a device each row finds its own range: from bounds, or how long its sequence is.
+struct RangesOnDevice {
+  Bounds bounds;
+  const int32_t* lens;  // [sequences] up to their last query, or of each query [rows]; null: bounds count
+  bool each;
+  int64_t cols;
+
+  constexpr Range range_of(int64_t row, int64_t rows_a_sequence) const {
+    if (lens == nullptr) return bounds.range_of(row, cols);
+    const int64_t n = rows_a_sequence, sequence = row / n;
+    const int64_t seen = each ? lens[row] : max(lens[sequence], 0) - n + row % n + 1;
+    return {0, static_cast<int32_t>(min(max(seen, 0), cols))};
+  }
+};
+
 struct Queries {
   const uint8_t* data;        // [rows, heads, dim] of dtype; u8 is FP4
   Dtype dtype;
@@ -46,6 +61,7 @@ struct Keys {
   int64_t scale_bytes;    // of a key, 0: it has none
   const int32_t* table;   // [sequences, table_stride] pages; null: no pages
   int64_t table_stride, page_size, page_bytes, page_scale_bytes;  // page_scale_bytes: a key's, padding included
+  int64_t pages;
 };
 
 struct Problem {
@@ -53,6 +69,7 @@ struct Problem {
   Keys keys;
   const Range* ranges;      // [rows]
   int64_t rows_a_sequence;  // consecutive queries with the same keys
+  RangesOnDevice on_device = {};  // instead of ranges
 };
 
 }  // namespace sk::indexer

@@ -1,7 +1,8 @@
 // Records to values and back by a warp, as csrc/kv/records.h has them: the same bits. No address is aligned.
 #pragma once
 #include "cuda/codes.cuh"
-#include "kv/format.h"
+#include "cuda/unaligned.cuh"
+#include "kv/insert.h"
 
 namespace sk::kv::cuda {
 using namespace sk::cuda;
@@ -9,10 +10,6 @@ using namespace sk::cuda;
 // For kernels to take: of plain records there is none.
 inline Layout layout_or_none(Format f) { return f == Format::bf16 ? Layout{} : layout_of(f); }
 
-__device__ inline uint16_t load_half(const uint8_t* p) { return static_cast<uint16_t>(p[0] | p[1] << 8); }
-__device__ inline float load_word(const uint8_t* p) {
-  return __uint_as_float(p[0] | uint32_t{p[1]} << 8 | uint32_t{p[2]} << 16 | uint32_t{p[3]} << 24);
-}
 // The scale of a tile, as a factor.
 __device__ inline float factor_of(const Layout& f, const uint8_t* scales, int64_t tile) {
   if (f.scale_dtype == Dtype::e8m0) return __uint_as_float(uint32_t{scales[tile]} << 23);
@@ -86,6 +83,29 @@ __device__ inline void encode_record(const Layout& f, Scaling how, const Record<
     to[0] = static_cast<uint8_t>(kept.bits);
     to[1] = static_cast<uint8_t>(kept.bits >> 8);
   }
+}
+
+// Whether the warp's token is the last of those with its slot, one of the pool.
+__device__ inline bool stays(const Slot* slots, int64_t tokens, int64_t token, int64_t records) {
+  const Slot slot = slots[token];
+  if (slot < 0 || slot >= records) return false;
+  bool later = false;
+  for (int64_t t = token + 1 + threadIdx.x % kWarp; t < tokens; t += kWarp) later = later || slots[t] == slot;
+  return !__any_sync(0xffffffffu, later);
+}
+
+// A row of values becomes a record.
+template <class T>
+__device__ inline void insert(const Target& to, const Layout& f, int64_t slot, const T* x, int64_t dim) {
+  if (to.format != Format::bf16)
+    return encode_record(f, {to.floor, to.pow2}, record_at(f, to.pool, slot),
+                         [&](int64_t i) { return convert<bf16>(x[i]); });
+  uint8_t* const row = to.pool.data + slot * to.pool.page_stride;
+  for (int64_t i = threadIdx.x % kWarp; i < dim; i += kWarp)
+    if (to.plain_dtype == Dtype::f32)
+      reinterpret_cast<float*>(row)[i] = convert<float>(x[i]);
+    else
+      reinterpret_cast<bf16*>(row)[i] = convert<bf16>(x[i]);
 }
 
 }  // namespace sk::kv::cuda

@@ -124,12 +124,14 @@ def translated(ptx: str) -> Translation:
 
 def object_of(ptx: str, name: str = "kernels") -> Path:
     """PTX text as an object file."""
-    to = CACHE / f"{name}-{digest(ptx, translator_text(), runtime_headers(), *FLAGS)}.o"
-    if not to.exists():
-        source = to.with_suffix(".cpp")
+    source = CACHE / f"{name}-{digest(ptx, translator_text())}.cpp"
+    if not source.exists():
         source.parent.mkdir(parents=True, exist_ok=True)
-        source.write_text(translated(ptx).text)
-        compile_cpp(source, to, ["-O1", "-Wno-unused"])
+        partial = source.with_suffix(f".{os.getpid()}.partial")
+        partial.write_text(translated(ptx).text)
+        partial.replace(source)
+    to = CACHE / f"{name}-{digest(source.read_text(), runtime_headers(), *FLAGS)}.o"
+    compile_cpp(source, to, ["-O1", "-Wno-unused"])
     return to
 
 

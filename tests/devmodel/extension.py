@@ -38,7 +38,8 @@ DEVICE_FLAGS = [
 
 def device_sources(ops: Sequence[str]) -> list[Path]:
     """What nvcc compiles for some ops."""
-    own = [p for op in ops for p in CSRC.glob(f"kernels/{KERNEL_OF.get(op, op)}/cuda*.cu")]
+    folders = {KERNEL_OF.get(op, op) for op in ops} | {f for op in ops for f in RUNS_TOO.get(op, ())}
+    own = [p for folder in sorted(folders) for p in CSRC.glob(f"kernels/{folder}/cuda*.cu")]
     shared = [
         p
         for folder in ("gemm", "moe")
@@ -53,7 +54,11 @@ KERNEL_OF = {
     "grouped_gemm": "gemm",
     "grouped_gemm_masked": "gemm",
     "sparse_mla_prefill": "sparse_attention",
+    "indexer_logits_paged": "indexer_logits",
+    "indexer_topk_paged": "indexer_topk",
 }
+# Ops whose binding runs other ops' kernels.
+RUNS_TOO = {"router_gather": ("route_topk", "route_hash", "moe_permutation")}
 
 
 def ops_on_cuda() -> list[str]:
@@ -66,16 +71,47 @@ _INCLUDED = re.compile(r'^#include "([^"]+)"', re.MULTILINE)
 
 
 @cache
-def with_includes(source: Path) -> str:
-    """A source of csrc and all of csrc that it includes, directly or not: what its object depends on."""
-    seen: dict[Path, str] = {}
+def included(source: Path) -> list[Path]:
+    """A source of csrc and all of csrc that it includes, directly or not."""
+    seen: set[Path] = set()
     todo = [source]
     while todo:
         path = todo.pop()
         if path not in seen and path.exists():
-            seen[path] = path.read_text()
-            todo += [CSRC / name for name in _INCLUDED.findall(seen[path])]
-    return "".join(text for _, text in sorted(seen.items()))
+            seen.add(path)
+            todo += [CSRC / name for name in _INCLUDED.findall(path.read_text())]
+    return sorted(seen)
+
+
+@cache
+def with_includes(source: Path) -> str:
+    """What the object of a source depends on."""
+    return "".join(path.read_text() for path in included(source))
+
+
+def _folder(source: Path, arch: str) -> Path:
+    known = digest(with_includes(source), arch, *DEVICE_FLAGS)
+    return CACHE / f"{source.parent.name}-{source.stem}-{arch}-{known}"
+
+
+def ptx_for(source: Path, arch: str) -> str:
+    """The kernels of a CUDA source as PTX.
+
+    Raises:
+        BuildError: there is no nvcc, or it refused.
+    """
+    compiler, folder = nvcc(), _folder(source, arch)
+    if compiler is None:
+        raise BuildError("no nvcc")
+    ptx = folder / "kernel.ptx"
+    if not ptx.exists():
+        ptx = folder.with_name(f"{folder.name}.ptx")
+    if not ptx.exists():
+        CACHE.mkdir(parents=True, exist_ok=True)
+        partial_ = ptx.with_suffix(".partial")
+        call([compiler, *DEVICE_FLAGS, f"-arch={arch}", "-ptx", str(source), "-o", str(partial_)])
+        partial_.replace(ptx)
+    return ptx.read_text()
 
 
 def device_objects(source: Path, arch: str) -> tuple[Path, Path, str]:
@@ -88,9 +124,7 @@ def device_objects(source: Path, arch: str) -> tuple[Path, Path, str]:
     if compiler is None:
         raise BuildError("no nvcc")
     number = arch.removeprefix("sm_")
-    known = digest(with_includes(source), arch, *DEVICE_FLAGS)
-    name = f"{source.parent.name}-{source.stem}-{arch}-{known}"
-    folder = CACHE / name
+    folder = _folder(source, arch)
     host, ptx = folder / "host.o", folder / "kernel.ptx"
     if not ptx.exists():
         folder.mkdir(parents=True, exist_ok=True)

@@ -13,8 +13,10 @@ _ATOMIC_WRITES = {"volatile", "relaxed", "release"}
 
 
 def load(c: Context, i: Instruction) -> str:
-    kind, to = UNSIGNED[SIZES[type_of(i)]], c.list(i.operands[0])
-    take = " ".join(c.assign(x, f"got[{n}]") for n, x in enumerate(to) if x != "_")
+    kind, to, got = UNSIGNED[SIZES[type_of(i)]], c.list(i.operands[0]), "got[{}]"
+    if type_of(i) in ("s8", "s16", "s32"):  # registers may be wider
+        kind, got = type_of(i), "static_cast<s64>(got[{}])"
+    take = " ".join(c.assign(x, got.format(n)) for n, x in enumerate(to) if x != "_")
     space = space_of(i)
     if space == "param":
         name = re.fullmatch(r"\[([\w$]+)(?:\+(\d+))?\]", i.operands[1])

@@ -37,6 +37,9 @@ def b(x: float) -> int:
 M1 = 0xFFFFFFFF
 # instruction with D and A, B, C for operands; the registers' types, D's first; (operands..., result)
 VECTORS: list[tuple[str, str, list[tuple[int, ...]]]] = [
+    ("ld.global.s32 D, [from]", "b64 b32", [(M1, 2**64 - 1), (5, 5)]),
+    ("ld.global.s8 D, [from]", "b32 b32", [(0x1280, 0xFFFFFF80), (0x127F, 0x7F)]),
+    ("ld.global.u16 D, [from]", "b64 b32", [(0xFFFF8000, 0x8000)]),
     ("add.s32 D, A, B", "b32 b32 b32", [(1, 2, 3), (0x7FFFFFFF, 1, 0x80000000), (M1, M1, 0xFFFFFFFE)]),
     ("add.u16 D, A, B", "b16 b16 b16", [(0xFFFF, 2, 1)]),
     ("add.s64 D, A, B", "b64 b64 b64", [(2**63 - 1, 1, 2**63)]),

@@ -148,7 +148,8 @@ def documented() -> list[str]:
         bits = "no: order of sums" if name in FLUSHES else "yes"
         folder = KERNEL_OF.get(name, name)
         gate = gated.get({"moe_permutation": "moe"}.get(folder, folder), "not yet")
-        rows.append(f"| `{name}` | sm_80 | {bits} | {gate} | not yet |")
+        sizes = len(OPS[name].test_dims) + len(LARGER.get(name, ()))
+        rows.append(f"| `{name}` | sm_80, {sizes} sizes | {bits} | {gate} | not yet |")
     return rows
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from devmodel.build import CACHE, BuildError, call, digest, nvcc
-from devmodel.extension import device_objects, device_sources, ops_on_cuda
+from devmodel.extension import device_sources, ops_on_cuda, ptx_for
 from devmodel.ptx import parse
 
 HERE = Path(__file__).parent
@@ -54,7 +54,7 @@ def tool(name: str) -> str | None:
 
 def cubin(source: Path, arch: str) -> tuple[Path, str, str]:
     """The machine code of a CUDA source, what ptxas said, and the PTX of sm_80 that it was made from."""
-    ptx = device_objects(source, "sm_80")[2]
+    ptx = ptx_for(source, "sm_80")
     to = CACHE / f"{source.parent.name}-{source.stem}-{arch}-{digest(ptx, arch)}.cubin"
     said = to.with_suffix(".txt")
     if not said.exists():

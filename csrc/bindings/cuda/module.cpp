@@ -18,6 +18,7 @@ std::vector<std::string> kernels() {
     names.push_back(name);
     if (name == "gemm") names.insert(names.end(), {"grouped_gemm", "grouped_gemm_masked"});
     if (name == "sparse_attention") names.push_back("sparse_mla_prefill");
+    if (name == "indexer_logits" || name == "indexer_topk") names.push_back(name + "_paged");
   }
   return names;
 }

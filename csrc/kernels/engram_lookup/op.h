@@ -10,6 +10,7 @@ struct Args {
   const int32_t* rows;        // [count], -1 or an entry
   uint8_t* out;               // [count, dim], bytes as in the table; bf16 where it is e4m3
   int64_t count, dim, bytes;  // bytes of a result
+  int64_t entries;            // of the table
 };
 
 inline constexpr int64_t kGroup = 32;  // codes that share a scale

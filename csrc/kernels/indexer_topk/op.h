@@ -5,6 +5,13 @@
 
 namespace sk::indexer_topk {
 
+// On a device: scores [rows, keys] of some queries at a time, and what is known of blocks of keys.
+struct DeviceScratch {
+  int64_t rows, blocks;
+  float* scores;
+  uint32_t* marks;  // [rows, 2, blocks]
+};
+
 struct Args {
   indexer::Problem problem;
   indexer::Choice choice;
@@ -13,6 +20,7 @@ struct Args {
   int64_t most_keys;  // that a query sees
   int64_t limit;      // bytes of scratch
   bool physical;      // keys as page * page_size + place
+  DeviceScratch on_device = {};
 };
 
 SK_CPU_VARIANTS

@@ -6,16 +6,16 @@ namespace sk::mhc_post::cuda {
 namespace {
 using namespace sk::hyper::cuda;
 
-template <class T, class Y>
+template <class T>
 __global__ void __launch_bounds__(kMixThreads) post(const Args a) {
-  post_token<T, Y>(a, blockIdx.x);
+  post_token<T>(a, blockIdx.x);
 }
 
 }  // namespace
 
 void run(const Args& a, void* stream) {
-  with_types(a,
-             [&](auto t, auto y) { launch(post<decltype(t), decltype(y)>, a.in.tokens, kMixThreads, 0, stream, a); });
+  with_float_type(a.in.dtype,
+                  [&](auto type) { launch(post<decltype(type)>, a.in.tokens, kMixThreads, 0, stream, a); });
 }
 
 }  // namespace sk::mhc_post::cuda

@@ -17,7 +17,7 @@ struct Args {
   const void* weight;         // [width] or null
   Dtype weight_dtype;
   rope::Rotation rotation;
-  float* scratch;             // threads() * scratch_floats(pairs, dim)
+  float* scratch;             // threads() * scratch_floats(pairs, dim); on a device [pairs]
   int64_t tokens, dim, width;
   float eps;
 };

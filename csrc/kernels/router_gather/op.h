@@ -19,6 +19,7 @@ struct Args {
   const int32_t* chosen;    // [tokens, top_k], experts that are chosen already; or null
   float* weights;           // [tokens, top_k]
   int32_t* ids;             // [tokens, top_k]; where nothing is chosen
+  float* logits = nullptr;  // on a device: [tokens, experts], and nothing else is made here
 };
 
 SK_CPU_VARIANTS
