@@ -64,10 +64,10 @@ int64_t read_d_v(const Call& c, int option, const char* keys, int64_t channels) 
   return c.integer(option);
 }
 
-const int32_t* read_lengths(Call& c, int arg, int64_t most) {
+const int32_t* read_lengths(Call& c, int arg, int64_t most, const char* name = "lengths") {
   if (!c.arg(arg).present()) return nullptr;
   const int32_t* lengths = c.indices(arg);
-  check_range(c, arg, "lengths", lengths, 0, most + 1);
+  check_range(c, arg, name, lengths, 0, most + 1);
   return lengths;
 }
 
@@ -199,7 +199,7 @@ void sparse_mla_decode_op(Call& c) {
     const PoolArg more = pool_arg(c, kExtraPool, "extra_pool", kFormat, kExtraPageSize, "extra_page_size");
     if (more.dtype != pool.dtype) fail("extra_pool is not of the dtype of pool");
     a.parts[1] = {more.by_slots<const uint8_t>(), c.indices(kExtraIndices), c.arg(kExtraIndices).last(),
-                  read_lengths(c, kExtraLengths, c.arg(kExtraIndices).last()), more.records()};
+                  read_lengths(c, kExtraLengths, c.arg(kExtraIndices).last(), "extra_lengths"), more.records()};
     check_slots(c, kExtraIndices, "extra_indices", a.parts[1], a.queries.steps, more.pages * more.page_size);
   }
   a.queries.partials = partials(c, a.queries, a.parts[0].topk + a.parts[1].topk);

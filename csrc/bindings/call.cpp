@@ -15,7 +15,7 @@ int64_t block_size(int64_t size, int64_t blocks) {
 }
 
 bool is_dense(const TensorView& t) {
-  if (t.size() == 0) return true;
+  if (is_empty(t)) return true;
   int64_t expected = 1;
   for (int i = t.rank - 1; i >= 0; --i) {
     if (t.shape[i] != 1 && t.stride[i] != expected) return false;
@@ -25,7 +25,7 @@ bool is_dense(const TensorView& t) {
 }
 
 bool is_rows(const TensorView& t) {
-  if (t.rank == 0 || t.size() == 0) return true;
+  if (t.rank == 0 || is_empty(t)) return true;
   if (t.last() > 1 && t.stride[t.rank - 1] != 1) return false;
   int64_t expected = kUnknown;
   for (int i = t.rank - 2; i >= 0; --i) {
@@ -108,6 +108,14 @@ void Call::check_written() const {
     for (size_t j = 0; j < schema_.args.size() && schema_.args[i].written && args_[i].present(); ++j)
       if (j != i && args_[j].present() && overlap(args_[i], args_[j]) && !same_memory(args_[i], args_[j]))
         throw Refused{"a written argument overlaps another"};
+}
+
+bool Call::writes_nothing() const {
+  for (size_t i = 0; i < schema_.outs.size(); ++i)
+    if (outs_[i].present() && !is_empty(outs_[i])) return false;
+  for (size_t i = 0; i < schema_.args.size(); ++i)
+    if (schema_.args[i].written && args_[i].present() && !is_empty(args_[i])) return false;
+  return true;
 }
 
 void Call::read_option(int i, PyObject* value) {
@@ -237,10 +245,11 @@ int64_t Call::evaluate(const Term& term) const {
       stack[n++] = sizes_[t.value];
     } else {
       const int64_t b = stack[--n], a = stack[n - 1];
+      int64_t r;  // or more than any tensor has
       if (t.kind == Token::kCeilDiv && b <= 0) throw Refused{"division by an option that is not positive"};
-      stack[n - 1] = t.kind == Token::kAdd   ? a + b
-                     : t.kind == Token::kSub ? a - b
-                     : t.kind == Token::kMul ? a * b
+      stack[n - 1] = t.kind == Token::kAdd   ? (__builtin_add_overflow(a, b, &r) ? INT64_MAX : r)
+                     : t.kind == Token::kSub ? (__builtin_sub_overflow(a, b, &r) ? INT64_MIN : r)
+                     : t.kind == Token::kMul ? (__builtin_mul_overflow(a, b, &r) ? INT64_MAX : r)
                                              : ceil_div(a, b);
     }
   }
@@ -250,7 +259,7 @@ int64_t Call::evaluate(const Term& term) const {
 const int32_t* Call::indices(int i) {
   const TensorView& t = args_[i];
   const int64_t cols = t.last(), rows = t.rank > 0 ? t.rows() : 1;
-  if (t.dtype == Dtype::i32 && (t.row_stride() == cols || rows <= 1)) return t.as<const int32_t>();
+  if (is_empty(t) || (t.dtype == Dtype::i32 && (t.row_stride() == cols || rows <= 1))) return t.as<const int32_t>();
 #if defined(SK_CUDA)
   auto* const on_device = static_cast<int32_t*>(device_scratch(rows * cols * size_of(Dtype::i32)));
   const cuda::OnDevice device(device_);

@@ -23,7 +23,9 @@ float finite(const Call& c, const char* name, int option, bool negative = false)
 }
 
 int64_t iterations(const Call& c, int option) {
-  if (c.integer(option) < 1) fail("iters is ", c.integer(option), ", expected at least 1");
+  constexpr int64_t kMost = 1000;
+  if (c.integer(option) < 1 || c.integer(option) > kMost)
+    fail("iters is ", c.integer(option), ", expected 1 to ", kMost);
   return c.integer(option);
 }
 

@@ -110,7 +110,8 @@ void moe_permutation(Call& c) {
   enum { kNumExperts, kAlignment, kNumRows };
   const int64_t experts = c.integer(kNumExperts);
   if (experts < 1 || experts >= INT32_MAX) fail("num_experts is ", experts, ", expected 1 to ", INT32_MAX - 1);
-  const moe::Slots slots{c.indices(kIds), c.arg(kIds).rows(), c.arg(kIds).last(), experts};
+  const TensorView& ids = c.arg(kIds);
+  const moe::Slots slots{c.indices(kIds), is_empty(ids) ? 0 : ids.rows(), ids.last(), experts};
   const Counted counted = count_rows(c, slots, kAlignment, kNumRows);
   c.make_outputs();
   c.run(moe_permutation::kVariants, {.slots = slots,

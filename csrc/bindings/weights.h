@@ -83,7 +83,7 @@ inline gemm::Weights read_weights(const Call& c, const WeightSlots& at, int64_t 
 // Scales [rows, groups] as float, whichever they came in.
 inline Rows<const float> read_row_scales(Call& c, int arg) {
   const TensorView& s = c.arg(arg);
-  if (!s.present()) return {nullptr, 0};
+  if (!s.present() || is_empty(s)) return {nullptr, 0};
   if (s.dtype == Dtype::f32) return s.as_rows<const float>();
   const int64_t cols = s.last();
 #if defined(SK_CUDA)

@@ -58,7 +58,7 @@ def _waiting(ratio: int, overlap: bool, state: Tensor | None) -> int:
     Raises:
         ShapeError: a state never has that many rows.
     """
-    if not isinstance(state, Tensor) or state.dim() == 0 or not isinstance(ratio, int) or ratio < 1:
+    if not isinstance(state, Tensor) or state.dim() != 2 or not isinstance(ratio, int) or ratio < 1:
         return 0
     before = ratio if overlap else 0
     waiting = state.shape[0] - before

@@ -39,11 +39,12 @@ def reference(x: Tensor, weight: Tensor | None = None, bias: Tensor | None = Non
 def inputs(dims: Dims, rng: torch.Generator) -> dict[str, Any]:
     """Normal rows, weights around one."""
     dtype = torch.float32 if dims.get("f32") else torch.bfloat16
-    return {
+    x = {
         "x": torch.randn(dims["M"], dims["D"], generator=rng).to(dtype),
         "weight": (torch.rand(dims["D"], generator=rng) + 0.5).to(dtype),
         "eps": 1e-6,
     }
+    return x | ({"bias": torch.randn(dims["D"], generator=rng)} if dims.get("bias") else {})
 
 
 OP = Op(
@@ -61,6 +62,7 @@ OP = Op(
         {"M": 5, "D": 7},
         {"M": 3, "D": 1000},
         {"M": 2, "D": 64, "f32": 1},
+        {"M": 3, "D": 39, "bias": 1},
         {"M": 0, "D": 16},
         {"M": 2, "D": 1},
     ),

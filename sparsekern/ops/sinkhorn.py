@@ -17,7 +17,7 @@ def sinkhorn(logits: Tensor, *, iters: int, eps: float, out: Tensor | None = Non
         m = softmax(each row of logits) + eps;  m /= column sums + eps
         iters - 1 times:  m /= row sums + eps;  m /= column sums + eps
 
-    In float32, sums ascend. At most 16 x 16. NaN stays in its own matrix.
+    In float32, sums ascend. At most 16 x 16, 1 to 1000 iterations. NaN stays in its own matrix.
     """
     result: Tensor = launch(OP, logits, iters, eps, out)
     return result

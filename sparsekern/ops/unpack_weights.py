@@ -10,12 +10,14 @@ from torch import Tensor
 
 from sparsekern.backend import launch
 from sparsekern.ops import pack_weights as packing
-from sparsekern.schema import Arg, Dims, Op, Out
+from sparsekern.schema import Arg, Dims, DtypeError, Op, Out
 from sparsekern.weights import PackedWeights, Sparse2to4, packed_option
 
 
 def unpack_weights(b: PackedWeights) -> tuple[Tensor | Sparse2to4, Tensor | None]:
     """Return the logical weights and scales of packed weights, exactly as they were packed."""
+    if not isinstance(b, PackedWeights):
+        raise DtypeError(f"unpack_weights: b is {type(b).__name__}, expected the result of pack_weights")
     data, scale, masks = launch(OP, b.data, b.scale, b.description, None)
     return _shaped(b, data, scale, masks)
 
