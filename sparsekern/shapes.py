@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,6 +13,7 @@ _OPERATORS = {ast.Add: "+", ast.Sub: "-", ast.Mult: "*", ast.Div: "/"}
 Rpn = tuple[str | int, ...]  # reverse polish: symbols, integers, operators; "/" rounds up
 
 
+@functools.cache
 def _parse(term: str) -> Rpn:
     def walk(node: ast.expr) -> Rpn:
         if isinstance(node, ast.BinOp):
