@@ -32,7 +32,7 @@ from sparsekern.schema import ShapeError
 from sparsekern.weights import FORMATS, PackedWeights, Sparse2to4
 
 MAGIC = b"\x89SKPACK\n"
-VERSION = 1
+VERSION = 2
 PAGE = 4096
 SCALES = (None, torch.float32, torch.float8_e8m0fnu)
 FIXED = struct.Struct("<8s3I5q")  # magic, version, Header

@@ -4,23 +4,23 @@
 SK_INLINE I32 finish_chunk(Format f, I32 x) {
   if (f == Format::e4m3) return to_kernel_order(x);
   if (f != Format::e2m1) return x;
-  // Eight nibbles, k ascending -> the even ones in the low half, the odd ones in the high half.
-  const auto gather = [](I32 y) {  // nibbles 0, 2, 4, 6 -> the low 16 bits
+  // Eight nibbles, k ascending -> bytes (0, 2), (1, 3), (4, 6), (5, 7): two pairs in the low halves of two bytes, two
+  // in the high ones.
+  const auto gather = [](I32 y) {  // nibbles 0 and 2, 4 and 6 -> every other byte
     y = and_(y, splat_i(0x0f0f0f0f));
-    y = and_(or_(y, shr<4>(y)), splat_i(0x00ff00ff));
-    return and_(or_(y, shr<8>(y)), splat_i(0xffff));
+    return and_(or_(y, shr<4>(y)), splat_i(0x00ff00ff));
   };
-  return or_(gather(x), shl<16>(gather(shr<4>(x))));
+  return to_kernel_order(or_(gather(x), shl<8>(gather(shr<4>(x)))));
 }
 SK_INLINE I32 undo_chunk(Format f, I32 x) {
-  if (f == Format::e4m3) return from_kernel_order(x);
-  if (f != Format::e2m1) return x;
-  const auto spread = [](I32 y) {  // the low 16 bits -> nibbles 0, 2, 4, 6
-    y = and_(y, splat_i(0xffff));
-    y = and_(or_(y, shl<8>(y)), splat_i(0x00ff00ff));
+  if (f != Format::e4m3 && f != Format::e2m1) return x;
+  x = from_kernel_order(x);
+  if (f == Format::e4m3) return x;
+  const auto spread = [](I32 y) {  // every other byte -> nibbles 0 and 2, 4 and 6
+    y = and_(y, splat_i(0x00ff00ff));
     return and_(or_(y, shl<4>(y)), splat_i(0x0f0f0f0f));
   };
-  return or_(spread(x), shl<4>(spread(shr<16>(x))));
+  return or_(spread(x), shl<4>(spread(shr<8>(x))));
 }
 
 // The 64 bytes at p of which `n` belong to the row; the others read as zero.

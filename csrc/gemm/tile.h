@@ -99,15 +99,29 @@ static void tile(const A* const* a_rows, const Run& run, float* c, int64_t ldc, 
       for (int v = 0; v < NV; ++v) acc[i][v] = b_scale != nullptr ? splat(0.0f) : load(c + i * ldc + v * kLane);
 
     for (int64_t s = 0; s < run.steps; ++s) {
+      if constexpr (MR <= 2) {
+        // Few sums, which would wait for their own last products: all of them take one pair, then the next.
+        typename W::Pair w[NV][W::kPairs];
 #pragma GCC unroll 4
-      for (int v = 0; v < NV; ++v) {
-        typename W::Pair w[W::kPairs];
-        __builtin_prefetch(ahead + v * kChunk);
-        W::load(b + v * chunk_bytes(F), run.stride, w);
+        for (int v = 0; v < NV; ++v) {
+          __builtin_prefetch(ahead + v * kChunk);
+          W::load(b + v * chunk_bytes(F), run.stride, w[v]);
+        }
 #pragma GCC unroll 4
-        for (int p = 0; p < W::kPairs; ++p) multiply_add(acc, v, a, k + 2 * p, w[p]);
-        // Broadcasts of a are cheap loads: kept over all vectors they would push accumulators onto the stack.
-        if (W::kPairs * MR > 8) asm volatile("" ::: "memory");
+        for (int p = 0; p < W::kPairs; ++p)
+#pragma GCC unroll 4
+          for (int v = 0; v < NV; ++v) multiply_add(acc, v, a, k + 2 * p, w[v][p]);
+      } else {
+#pragma GCC unroll 4
+        for (int v = 0; v < NV; ++v) {
+          typename W::Pair w[W::kPairs];
+          __builtin_prefetch(ahead + v * kChunk);
+          W::load(b + v * chunk_bytes(F), run.stride, w);
+#pragma GCC unroll 4
+          for (int p = 0; p < W::kPairs; ++p) multiply_add(acc, v, a, k + 2 * p, w[p]);
+          // Broadcasts of a are cheap loads: kept over all vectors they would push accumulators onto the stack.
+          if (W::kPairs * MR > 8) asm volatile("" ::: "memory");
+        }
       }
       k += 2 * W::kPairs;
       b += W::kChunks * run.stride;

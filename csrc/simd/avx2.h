@@ -390,13 +390,11 @@ SK_INLINE __m256i look_up(const Table<uint8_t, 16>& table, __m256i nibbles) {  /
 }
 // 32 codes of e4m3. Any NaN serves as NaN.
 SK_INLINE Bytes e4m3_bytes(__m256i x) {
-  const __m256i magnitude = _mm256_and_si256(x, _mm256_set1_epi8(0x7f));
+  const __m256i from_nan = _mm256_and_si256(_mm256_add_epi8(x, _mm256_set1_epi8(1)), _mm256_set1_epi8(0x7f));
   const __m256i high_nibble = _mm256_and_si256(_mm256_srli_epi16(x, 4), _mm256_set1_epi8(15));
-  const __m256i below_16 = _mm256_add_epi8(magnitude, _mm256_set1_epi8(0x70));  // bit 7 is set from 16 on
-  const __m256i is_nan = _mm256_cmpeq_epi8(magnitude, _mm256_set1_epi8(0x7f));
-  const __m256i high = _mm256_xor_si256(look_up(kE4m3HighNibble, high_nibble), look_up(kE4m3MendHigh, below_16));
-  return {_mm256_xor_si256(look_up(kE4m3LowNibble, magnitude), look_up(kE4m3MendLow, below_16)),
-          _mm256_or_si256(high, is_nan)};
+  const __m256i below_16 = _mm256_add_epi8(from_nan, _mm256_set1_epi8(0x70));  // bit 7 is set from 16 on
+  return {_mm256_xor_si256(look_up(kE4m3LowNibble, from_nan), look_up(kE4m3MendLow, below_16)),
+          _mm256_xor_si256(look_up(kE4m3HighNibble, high_nibble), look_up(kE4m3MendHigh, below_16))};
 }
 // 64 bytes of e4m3 in kernel order (gemm/gemm.h) -> two vectors of pairs.
 SK_INLINE void decode_e4m3(const uint8_t* p, Bf16x2* out) {
@@ -423,6 +421,7 @@ SK_INLINE void expand_2to4(Bf16x2 kept, const uint8_t* masks, Bf16x2* out) {
     int32_t bits;
     __builtin_memcpy(&bits, four, sizeof bits);
     const __m256i mask = _mm256_srlv_epi32(_mm256_set1_epi32(bits), of_lane);  // VPERMD looks at three bits
+#pragma GCC unroll 2
     for (int pair = 0; pair < 2; ++pair) {
       const uint32_t* table = pair == 0 ? kExpand01.at : kExpand23.at;
       const __m256i from =
@@ -433,27 +432,25 @@ SK_INLINE void expand_2to4(Bf16x2 kept, const uint8_t* masks, Bf16x2* out) {
   __m256i lo[2], hi[2];
   half(kept.lo, masks, lo);
   half(kept.hi, masks + 4, hi);
-  for (int pair = 0; pair < 2; ++pair) out[pair] = {lo[pair], hi[pair]};
+  out[0] = {lo[0], hi[0]};
+  out[1] = {lo[1], hi[1]};
 }
 // The same of 32 codes of e4m3 that 8 bytes of masks follow.
 SK_INLINE void decode_e4m3_2to4(const uint8_t* p, Bf16x2* out) { expand_2to4(decode_e4m3_pairs(p), p + 32, out); }
 
-// 64 bytes of e2m1 in kernel order -> four vectors of pairs: nibble i of each word is of vector i.
+// 64 bytes of e2m1 in kernel order -> four vectors of pairs.
 SK_INLINE void decode_e2m1(const uint8_t* p, Bf16x2* out) {
-  const auto half = [](__m256i x, __m256i* to) {
-    for (int i = 0; i < 2; ++i) {
-      const __m256i nibble = _mm256_and_si256(i == 0 ? x : _mm256_srli_epi16(x, 4), _mm256_set1_epi8(15));
-      const __m256i low = look_up(kE2m1LowBytes, nibble), high = look_up(kE2m1HighBytes, nibble);
-      const __m256i high_bytes = _mm256_set1_epi16(static_cast<short>(0xff00));
-      to[i] = _mm256_blendv_epi8(low, _mm256_slli_epi16(high, 8), high_bytes);
-      to[i + 2] = _mm256_blendv_epi8(_mm256_srli_epi16(low, 8), high, high_bytes);
-    }
+  const auto pairs = [](__m256i bytes, __m256i& first, __m256i& second) {
+    const __m256i nibbles = _mm256_and_si256(bytes, _mm256_set1_epi8(15));
+    const __m256i low = look_up(kE2m1LowBytes, nibbles), high = look_up(kE2m1HighBytes, nibbles);
+    first = _mm256_unpacklo_epi8(low, high);
+    second = _mm256_unpackhi_epi8(low, high);
   };
   const Bf16x2 x = load_pairs(p);
-  __m256i lo[4], hi[4];
-  half(x.lo, lo);
-  half(x.hi, hi);
-  for (int i = 0; i < 4; ++i) out[i] = {lo[i], hi[i]};
+  pairs(x.lo, out[0].lo, out[2].lo);
+  pairs(x.hi, out[0].hi, out[2].hi);
+  pairs(_mm256_srli_epi16(x.lo, 4), out[1].lo, out[3].lo);
+  pairs(_mm256_srli_epi16(x.hi, 4), out[1].hi, out[3].hi);
 }
 
 // --- FTZ, DAZ and round-to-nearest for GEMM loops (DESIGN, law 9)

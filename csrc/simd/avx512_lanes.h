@@ -219,15 +219,16 @@ SK_INLINE I32 from_kernel_order(I32 x) {
   return shuffle_bytes(x, _mm_setr_epi8(0, 1, 8, 9, 2, 3, 10, 11, 4, 5, 12, 13, 6, 7, 14, 15));
 }
 
-// 64 bytes of e2m1 in kernel order (gemm/gemm.h) -> four vectors of pairs. VPERMW looks at five bits: the table
-// repeats, so the next nibble's lowest bit does not matter.
+// 64 bytes of e2m1 in kernel order (gemm/gemm.h) -> four vectors of pairs. VPERMW looks at five bits of each word,
+// which holds a byte twice: the table repeats, so the next nibble's lowest bit does not matter.
 SK_INLINE void decode_e2m1(const uint8_t* p, Bf16x2* out) {
   const __m512i x = _mm512_loadu_si512(p);
   const __m512i table = _mm512_loadu_si512(kBf16OfE2m1);
-  out[0].v = _mm512_permutexvar_epi16(x, table);
-  out[1].v = _mm512_permutexvar_epi16(_mm512_srli_epi16(x, 4), table);
-  out[2].v = _mm512_permutexvar_epi16(_mm512_srli_epi16(x, 8), table);
-  out[3].v = _mm512_permutexvar_epi16(_mm512_srli_epi16(x, 12), table);
+  const __m512i first = _mm512_unpacklo_epi8(x, x), second = _mm512_unpackhi_epi8(x, x);
+  out[0].v = _mm512_permutexvar_epi16(first, table);
+  out[1].v = _mm512_permutexvar_epi16(_mm512_srli_epi16(first, 4), table);
+  out[2].v = _mm512_permutexvar_epi16(second, table);
+  out[3].v = _mm512_permutexvar_epi16(_mm512_srli_epi16(second, 4), table);
 }
 
 // The two values of every four (k to k + 3 of a lane) that are there -> pairs (k, k + 1) and (k + 2, k + 3), zeros

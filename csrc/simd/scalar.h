@@ -337,7 +337,7 @@ SK_INLINE void decode_e2m1(const uint8_t* p, Bf16x2* out) {
   for (int quarter = 0; quarter < 4; ++quarter)
     out[quarter] = lanes<Bf16x2>([&](int lane) {
       const auto word = [&](int parity) {
-        const uint8_t* c = p + 4 * lane + 2 * parity + quarter / 2;
+        const uint8_t* c = p + 16 * (lane / 4) + 8 * (quarter / 2) + 2 * (lane % 4) + parity;
         return static_cast<uint32_t>(kBf16OfE2m1[*c >> 4 * (quarter % 2) & 15]);
       };
       return word(0) | word(1) << 16;

@@ -50,17 +50,17 @@ alignas(64) constexpr auto kE4m3Words = tabulate<uint16_t, 128>([](int i) { retu
 alignas(64) constexpr auto kE4m3LowBytes = tabulate<uint8_t, 128>([](int i) { return bf16_of_e4m3(i) & 0xff; });
 alignas(64) constexpr auto kE4m3HighBytes = tabulate<uint8_t, 128>([](int i) { return bf16_of_e4m3(i) >> 8; });
 // The same by nibbles: what the low one makes of the low byte and the high one of the high byte, and which bits of
-// both to turn for the eight subnormals.
-constexpr int kSmallestNormal = bf16_of_e4m3(8);
-alignas(16) constexpr auto kE4m3LowNibble = tabulate<uint8_t, 16>([](int i) { return i << 4; });
+// both to turn for NaN and the eight subnormals. Codes are counted from NaN on: 0 is NaN, 1 is zero.
+constexpr int kSmallestNormal = bf16_of_e4m3(8), kLargest = bf16_of_e4m3(0x7e);
+alignas(16) constexpr auto kE4m3LowNibble = tabulate<uint8_t, 16>([](int i) { return (i - 1) << 4; });
 alignas(16) constexpr auto kE4m3HighNibble = tabulate<uint8_t, 16>([](int i) {
   return (kSmallestNormal >> 8) + (i & 7) + (i & 8) * 16;
 });
 alignas(16) constexpr auto kE4m3MendLow = tabulate<uint8_t, 16>([](int i) {
-  return i < 8 ? (bf16_of_e4m3(i) & 0xff) ^ (i << 4) : 0;
+  return i >= 1 && i <= 8 ? (bf16_of_e4m3(i - 1) & 0xff) ^ (i - 1) << 4 : 0;
 });
 alignas(16) constexpr auto kE4m3MendHigh = tabulate<uint8_t, 16>([](int i) {
-  return i < 8 ? (bf16_of_e4m3(i) ^ kSmallestNormal) >> 8 : 0;
+  return i == 0 ? (bf16_of_e4m3(0x7f) ^ kLargest) >> 8 : i <= 8 ? (bf16_of_e4m3(i - 1) ^ kSmallestNormal) >> 8 : 0;
 });
 alignas(16) constexpr auto kE2m1LowBytes = tabulate<uint8_t, 16>([](int i) { return bf16_of_e2m1(i) & 0xff; });
 alignas(16) constexpr auto kE2m1HighBytes = tabulate<uint8_t, 16>([](int i) { return bf16_of_e2m1(i) >> 8; });

@@ -90,12 +90,11 @@ def _pack_matrix(b: Tensor, name: str, k: int, length: int) -> Tensor:
     chunks = (
         torch.cat(segments, 1).unflatten(1, (-1, per_chunk)).unflatten(0, (-1, 16))
     )  # vector, column, chunk, element
-    if name == "e4m3":  # in every group of four columns, all first pairs, then all second ones
+    if name == "fp4":  # a byte for k and k + 2
+        codes = chunks.unflatten(-1, (2, 2, 2))
+        chunks = (codes[..., 0, :] | codes[..., 1, :] << 4).flatten(-2)
+    if name in ("e4m3", "fp4"):  # in every group of four columns, all first pairs, then all second ones
         chunks = chunks.unflatten(1, (4, 4)).unflatten(-1, (2, 2)).permute(0, 3, 1, 4, 2, 5)
-    elif name == "fp4":  # per column: the even k's, then the odd ones
-        even, odd = chunks[..., 0::2], chunks[..., 1::2]
-        nibbles = torch.cat([even, odd], -1)
-        chunks = (nibbles[..., 0::2] | nibbles[..., 1::2] << 4).transpose(1, 2)
     else:
         chunks = chunks.transpose(1, 2)
     chunks = chunks.reshape(*chunks.shape[:2], -1).contiguous().view(torch.uint8)  # vector, chunk, 64 bytes

@@ -92,13 +92,13 @@ def _unpack_matrix(
     vectors, chunks = -(-n // 16), sum(padded) // per_chunk
     panels = e.split([min(4, vectors - v) * chunks * 64 for v in range(0, vectors, 4)])
     x = torch.cat([p.view(chunks, -1, 64).transpose(0, 1) for p in panels])  # vector, chunk, 64 bytes
-    if name == "e4m3":
+    if name in ("e4m3", "fp4"):
         x = x.unflatten(-1, (4, 2, 4, 2)).permute(0, 2, 4, 1, 3, 5).reshape(vectors, 16, chunks, 4)
-    elif name == "fp4":
-        nibbles = torch.stack([x & 15, x >> 4], -1).view(vectors, chunks, 16, 2, 4)
-        x = nibbles.transpose(-1, -2).reshape(vectors, chunks, 16, 8).transpose(1, 2)
     else:
         x = x.view(vectors, chunks, 16, 4).transpose(1, 2)
+    if name == "fp4":  # a byte holds k and k + 2
+        pairs = x.unflatten(-1, (2, 2))
+        x = torch.stack([pairs & 15, pairs >> 4], -2).flatten(-3)
     rows = x.reshape(vectors * 16, chunks, -1)[:n].reshape(n, -1)  # bytes, or nibbles
     unit = rows.shape[1] // max(sum(padded), 1)
     kept = [s[:, : p * unit] for s, p in zip(rows.split([q * unit for q in padded], 1), parts, strict=True)]
