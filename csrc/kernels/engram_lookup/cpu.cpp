@@ -16,10 +16,13 @@ constexpr int64_t kLinesAhead = 64;
 template <class Line>
 SK_INLINE void copy_entry(const uint8_t* from, const uint8_t* later, int64_t bytes, uint8_t* to, const Line& line) {
   int64_t at = 0;
-  for (; at + kLine <= bytes; at += kLine) {
+  const auto step = [&] {
     __builtin_prefetch(later + at);
     line(to + at, from + at);
-  }
+    at += kLine;
+  };
+  while (at + 4 * kLine <= bytes) step(), step(), step(), step();  // one by one takes a quarter longer
+  while (at + kLine <= bytes) step();
   if (at == bytes) return;
   __builtin_prefetch(later + bytes - 1);
   __builtin_memcpy(to + at, from + at, static_cast<__SIZE_TYPE__>(bytes - at));
