@@ -239,32 +239,46 @@ s = open_store(_C, sys.argv[3])
 rng = random.Random(int(sys.argv[4]))
 print("ready", flush=True)
 for i in itertools.count():  # blocks come and go, so that slots are used again
-    n = rng.randrange(60)
-    s.submit([(DROP, key(rng.randrange(60)), None, -1), (DROP, key(n), None, -1)])
+    n, gone = rng.randrange(60), rng.randrange(60)
+    print("changes", n, gone, flush=True)
+    s.submit([(DROP, key(gone), None, -1), (DROP, key(n), None, -1)])
     s.insert(key(n), content(n))
     s.submit([(SPILL, key(n), None, -1)])
     if i % 8 == 0:
         s.settle(10)
+        print("written", *(k for k in range(60) if s.where(key(k)) == 2), flush=True)
 """
+
+
+def left_alone(lines: list[str]) -> set[int]:
+    """The blocks that a writer had on disk, and has not begun to change since."""
+    there: set[int] = set()
+    for line in lines:
+        word, *numbers = line.split()
+        there = set(map(int, numbers)) if word == "written" else there - set(map(int, numbers))
+    return there
 
 
 def kill_and_reopen(folder: Path, trials: int) -> int:
     """Kill a writer at a random moment, again and again on one folder; how many blocks were found in all."""
-    rng, found = random.Random(3), 0
+    rng, found, kept = random.Random(3), 0, 0
     for trial in range(trials):
         writer = subprocess.Popen(child(WRITER, folder, trial), stdout=subprocess.PIPE)
         assert writer.stdout is not None and writer.stdout.readline() == b"ready\n"
         time.sleep(rng.random() * 0.05)
         writer.send_signal(signal.SIGKILL)
-        writer.wait()
-        writer.stdout.close()
+        said = writer.communicate()[0].decode().splitlines()
         s = store(folder)
         names = s.found()
+        written = left_alone(said)
+        assert written <= {int.from_bytes(name, "little") for name in names}, "what was written is there"
+        kept += len(written)
         assert len(set(names)) == len(names) <= DISK
         assert all(read(s, int.from_bytes(name, "little")) for name in names), "what is found is whole"
         assert s.dropped() <= 2, "no more than was being written is lost"
         found += len(names)
         s.close()
+    assert kept > trials
     return found
 
 
