@@ -333,6 +333,36 @@ def test_mla_decode_reads_no_further_than_sequences_go() -> None:
         want = got
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_prefill_reads_what_is_named_alone(dtype: torch.dtype) -> None:
+    """Keys that no query names are NaN, past `lengths` indices are none at all; one query names nothing."""
+    q, keys = normal(3, 5, 72, seed=1, dtype=dtype), normal(30, 72, seed=2, dtype=dtype)
+    rows = torch.randperm(90, generator=torch.Generator().manual_seed(3))[:30]
+    indices = torch.full((3, 600), -1, dtype=torch.int32)
+    indices[0, 20:80:2], indices[2, :9] = rows.int(), rows[:9].int()
+    indices[2, 9:] = 2**31 - 1
+    lengths, want = torch.tensor([600, 600, 9], dtype=torch.int32), None
+    for fill in (0.0, torch.nan, INF):
+        kv = torch.full((90, 72), fill, dtype=dtype)
+        kv[rows] = keys
+        got = sparsekern.sparse_mla_prefill(q, kv, indices, scale=0.3, d_v=40, lengths=lengths)
+        assert (got.out[1] == 0).all() and (got.lse[1] == INF).all() and got.out.isfinite().all()
+        assert_same_bits(got, want or got, f"{fill}:")
+        want = got
+
+
+def test_prefill_of_keys_beyond_two_gigabytes() -> None:
+    """Memory that is there only where it is touched."""
+    kv = torch.empty((1 << 31) // (2 * 576) + 9, 576, dtype=torch.bfloat16)
+    assert kv.nbytes > 2**31
+    rows = torch.tensor([[3, len(kv) - 1, len(kv) - 7]], dtype=torch.int32)
+    kv[rows[0].long()] = records(3, 576)
+    q = normal(1, 3, 576, seed=1, dtype=torch.bfloat16)
+    got = sparsekern.sparse_mla_prefill(q, kv, rows, scale=0.1)
+    few = torch.arange(3, dtype=torch.int32)[None]
+    assert_same_bits(got, sparsekern.sparse_mla_prefill(q, records(3, 576), few, scale=0.1))
+
+
 # --- errors -------------------------------------------------------------------------------------------------
 
 

@@ -71,6 +71,21 @@ def test_topk_of_a_long_row_in_parts() -> None:
             assert_same_bits(sparsekern.topk_per_row(x, k=2048), want, f"{threads} threads")
 
 
+def test_topk_looks_no_further_than_its_columns() -> None:
+    """What lies outside is larger than all of them, or NaN; one row has no columns."""
+    x, want = torch.randn(4, 3000, generator=torch.Generator().manual_seed(0)), None
+    starts = torch.tensor([0, 17, 3000, 1500], dtype=torch.int32)
+    ends = torch.tensor([3000, 2001, 3000, 1500 + 40], dtype=torch.int32)
+    column = torch.arange(3000)
+    for fill in (-torch.inf, torch.inf, torch.nan):
+        x[(column < starts[:, None]) | (column >= ends[:, None])] = fill
+        got = sparsekern.topk_per_row(x, k=64, starts=starts, ends=ends)
+        assert_same_bits(got, want if want is not None else got, f"{fill}:")
+        want = got
+    assert want is not None and (want[2] == -1).all() and ((want[3] >= 0).sum() == 40)
+    assert_same_bits(want[:1], best_columns(x[:1], 64))
+
+
 # --- the fused op is the other two --------------------------------------------------------------------------
 
 
