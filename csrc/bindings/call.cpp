@@ -334,6 +334,7 @@ Dtype Call::out_dtype(const OutSpec& spec) const {
 }
 
 void Call::make_outputs() {
+  outputs_made_ = true;
   const size_t count = schema_.outs.size();
   const bool given = out_ != Py_None;
   if (given && count > 1 && (!PyTuple_Check(out_) || static_cast<size_t>(PyTuple_GET_SIZE(out_)) != count))

@@ -87,7 +87,7 @@ class Call {
   void run(const Variant<Args> (&rows)[N], const Args& args) {
     const Variant<Args>& row = pick(rows);
     implementation_ = row.name;
-    if (writes_nothing()) return;  // rows of no columns may be 2^62
+    if (outputs_made_ && writes_nothing()) return;  // rows of no columns may be 2^62
     const Unlocked unlocked;
     const PlainFloats plain;
     row.run(args);
@@ -114,7 +114,7 @@ class Call {
 
  private:
   void read_tensor_arg(int i, PyObject* value);
-  bool writes_nothing() const;
+  bool writes_nothing() const;  // neither results nor arguments
   void check_written() const;
   void read_option(int i, PyObject* value);
   void bind_sizes();
@@ -137,6 +137,7 @@ class Call {
   const TensorView* batch_ = nullptr;  // whose leading dimensions count
   int batch_rank_ = 0;
   PyObject* out_ = nullptr;
+  bool outputs_made_ = false;
   Object results_[kMax];
   std::vector<Object> kept_;  // until the call ends: torch's allocator then reuses it in stream order
   Scratch scratch_;
