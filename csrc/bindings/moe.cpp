@@ -1,5 +1,5 @@
 // Routing, permutation and combination.
-#include <cstring>
+#include <algorithm>
 
 #include "bindings/families.h"
 #include "bindings/indices.h"
@@ -164,9 +164,8 @@ void router_gather(Call& c) {
   const moe::Permutation p = permutation(c, kPermutation, counted.rows);
   {
     const Unlocked unlocked;
-    const auto bytes = static_cast<size_t>(tokens * k * size_of(Dtype::f32));
-    std::memcpy(c.out(kWeights).data, weights, bytes);
-    std::memcpy(c.out(kIds).data, ids, bytes);
+    std::copy_n(weights, tokens * k, c.out(kWeights).as<float>());
+    std::copy_n(ids, tokens * k, c.out(kIds).as<int32_t>());
     moe::permute(counted.slots, counted.counts, counted.alignment, p);
   }
   const bool quantize = c.out(kScales).present();

@@ -37,8 +37,10 @@ SK_INLINE F32 load(const float* p, int64_t n) {
 SK_INLINE F32 load(const bf16* p, int64_t n) {
   return lanes<F32>([&](int i) { return i < n ? widen(p[i]) : 0.0f; });
 }
-SK_INLINE I32 load(const int32_t* p, int64_t n) {
-  return lanes<I32>([&](int i) { return i < n ? p[i] : 0; });
+SK_INLINE I32 load(const int32_t* p, int64_t n) {  // p need not be aligned: words are also taken out of bytes
+  I32 r{};
+  if (n > 0) __builtin_memcpy(r.v, p, 4 * min(n, kLanes));
+  return r;
 }
 SK_INLINE I32 load(const uint8_t* p, int64_t n) {
   return lanes<I32>([&](int i) { return i < n ? p[i] : 0; });
@@ -55,7 +57,7 @@ SK_INLINE void store(bf16* p, F32 x, int64_t n = kLanes) {
   for (int i = 0; i < min(n, kLanes); ++i) p[i] = narrow(x.v[i]);
 }
 SK_INLINE void store(int32_t* p, I32 x, int64_t n = kLanes) {
-  for (int i = 0; i < min(n, kLanes); ++i) p[i] = x.v[i];
+  if (n > 0) __builtin_memcpy(p, x.v, 4 * min(n, kLanes));
 }
 SK_INLINE void store(uint8_t* p, I32 x, int64_t n = kLanes) {
   for (int i = 0; i < min(n, kLanes); ++i) p[i] = static_cast<uint8_t>(x.v[i]);
