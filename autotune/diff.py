@@ -41,13 +41,13 @@ def _at(r: Record) -> tuple[str, str, Key]:
 
 
 def _as_good(r: Record, other: Record) -> bool:
-    """Whether one tune finds the other's choice as good as its own but for a win's margin and noise."""
+    """Whether one tune finds the other's choice as good as its own but for a win's margin or the noise."""
     there = next((t for t in r.tried if t.get("config") == dict(other.config)), None)
     median, p10, p90 = (_number(there, name) for name in ("median", "p10", "p90"))
     if median is None or p10 is None or p90 is None:
         return False
     half, rounds = (p90 - p10) / 2, float(_number(there, "rounds") or 1)
-    return median <= 1 + MARGIN + 3 * max(half, r.spread) / math.sqrt(rounds)
+    return median <= 1 + max(MARGIN, max(half, r.spread) * min(1.0, 3 / math.sqrt(rounds)))
 
 
 def _number(tried: Mapping[str, Any] | None, name: str) -> float | None:
